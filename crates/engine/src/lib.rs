@@ -1,0 +1,26 @@
+//! From a packet's header to its verdict.
+//!
+//! ```text
+//!   bytes ── packet ──▶ Flow ── Snapshot::judge ──▶ Judgement { egress, ingress } ──▶ WorkerCounters
+//!                               │ endpoints: address → group (identity) or ranges: address → block class
+//!                               │ groups / classes → peer class, subject class
+//!                               └ (subject class, direction, peer class) → port table → Cause
+//!   Publication: the current Snapshot, swapped atomically; knows when every worker uses it
+//! ```
+//!
+//! Here: immutable tables and the code that reads them, counters, publication. Nothing on the packet path
+//! allocates, locks, logs or touches a string. Not here: Kubernetes, selectors, how the tables are made
+//! (`podgate-policy`), sockets (`podgate-netfilter`).
+#![forbid(unsafe_code)]
+
+mod addr;
+mod flow;
+mod publish;
+mod rule;
+mod snapshot;
+
+pub use addr::Addr;
+pub use flow::{Flow, Port, protocol};
+pub use publish::{Publication, Reader};
+pub use rule::{Action, Cause, Decision, Direction, Generation, Judgement, RuleId, RuleInfo, Tier, Verdict};
+pub use snapshot::{NodeOrigin, Snapshot};

@@ -1,0 +1,1 @@
+//! Pods as network namespaces, with servers, clients and packets: what the demo shows and the tests stand on.
