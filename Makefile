@@ -1,0 +1,62 @@
+# podgate: one command for people and CI. `make demo` and `make test` do all set-up themselves.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TOOLS := $(CURDIR)/target/tools
+export PATH := $(TOOLS)/usr/bin:$(PATH)
+
+.PHONY: help
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: setup-demo ## the main job on real packets, no cluster (root)
+	$(CARGO) build --release --locked --package podgate
+	target/release/podgate demo $(DEMO_ARGS)
+
+.PHONY: test
+test: privileges setup-test fmt clippy unit node demo ## everything, as CI runs it (root)
+	@echo "make test: all passed"
+
+.PHONY: fmt
+fmt:
+	$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy:
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: unit
+unit: ## unit and property tests, and the tests of crates that need namespaces of their own
+	$(CARGO) test --workspace --locked --exclude podgate-bench
+	
+.PHONY: node
+node: ## the agent on real packets in network namespaces: part of `unit`, alone
+	$(CARGO) test --package podgate --locked --features node-tests --test node -- --test-threads=4
+
+.PHONY: bench
+bench: setup-demo ## one verdict (criterion), then the packet path in network namespaces
+	bench/run
+
+.PHONY: deny
+deny: ## licences, bans and sources of all dependencies (installs cargo-deny)
+	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	cargo-deny check licenses bans sources
+
+.PHONY: privileges
+privileges:
+	@tests/privileges
+
+.PHONY: setup-demo
+setup-demo:
+	@tests/setup iproute2 util-linux gcc libc6-dev
+
+.PHONY: setup-test
+setup-test: setup-demo
+	@tests/setup nftables iptables conntrack promtool
+
+.PHONY: cleanup
+cleanup: ## takes away what `podgate run --on-exit keep` left in this network namespace
+	target/release/podgate cleanup

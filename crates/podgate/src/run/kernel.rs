@@ -1,0 +1,167 @@
+//! The kernel's state, kept in step with the published snapshots.
+//!
+//! The order matters: an address leaves the known-open sets **before** the first snapshot that isolates it is in use,
+//! and joins them only **after** one in which nothing does. [`Kernel::tighten`] is what must come before a
+//! publication, [`Kernel::relax`] what must come after it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use podgate_netfilter::{Error, Open, Program, ProgramSettings, Update};
+use podgate_policy::{Build, Exposure};
+
+/// The nftables program and what its sets hold.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    program: Program,
+    /// Pod ranges by setting; otherwise those of the Node objects.
+    fixed_ranges: Option<Vec<IpNet>>,
+    pod_ranges: Vec<IpNet>,
+    exposure: BTreeMap<IpAddr, Exposure>,
+    judge_input: bool,
+    /// What the kernel's range set holds now.
+    diverted: Vec<IpNet>,
+    /// What is still to be relaxed.
+    relaxed: BTreeSet<IpAddr>,
+}
+
+impl Kernel {
+    /// Installs the program, or takes over what an earlier agent left, with what `first` says. The first snapshot
+    /// must be published already: packets come up from here on.
+    pub(crate) fn install(
+        settings: ProgramSettings,
+        fixed_ranges: Vec<IpNet>,
+        first: &Build,
+    ) -> Result<Self, Error> {
+        let program = Program::install(settings)?;
+        let fixed_ranges = (!fixed_ranges.is_empty()).then_some(fixed_ranges);
+        let mut kernel = Kernel {
+            program,
+            pod_ranges: fixed_ranges.clone().unwrap_or_default(),
+            fixed_ranges,
+            exposure: BTreeMap::new(),
+            judge_input: first.judge_input,
+            diverted: Vec::new(),
+            relaxed: BTreeSet::new(),
+        };
+        kernel.take_in(first);
+        kernel.rewrite()?;
+        Ok(kernel)
+    }
+
+    /// Whether the pod ranges are known; without, only addresses known to be isolated are diverted.
+    pub(crate) fn knows_ranges(&self) -> bool {
+        !self.pod_ranges.is_empty()
+    }
+
+    /// Local pod addresses that some policy is about.
+    pub(crate) fn exposed(&self) -> impl Iterator<Item = IpAddr> {
+        self.exposure.iter().filter(|(_, e)| e.ingress || e.egress).map(|(a, _)| *a)
+    }
+
+    /// Brings the kernel to where the next snapshot is enforced as soon as it is used: more is diverted, nothing
+    /// less. Must come before the publication.
+    pub(crate) fn tighten(&mut self, build: &Build) -> Result<(), Error> {
+        let mut open = Vec::new();
+        for (address, next) in &build.exposure {
+            let before = self.exposure.get(address).copied();
+            // What is open now and stays open.
+            let still = match (before, next) {
+                (Some(b), Some(n)) => Open { ingress: !b.ingress && !n.ingress, egress: !b.egress && !n.egress },
+                _ => Open { ingress: false, egress: false },
+            };
+            if before.is_some_and(|b| is_open(b) != still) {
+                open.push((*address, still));
+            }
+        }
+        let grown = self.take_in(build);
+        let ranges = grown.then(|| {
+            // The union of before and after: what is diverted no more is let go by `relax`.
+            let mut union = self.wanted_ranges();
+            union.extend(self.diverted.iter().copied());
+            union.sort();
+            union.dedup();
+            union
+        });
+        let judge_input = (build.judge_input && !self.judge_input).then_some(true);
+        if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
+            self.program.apply(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
+        }
+        if let Some(ranges) = ranges {
+            self.diverted = ranges;
+        }
+        self.relaxed.extend(build.exposure.iter().map(|(a, _)| *a));
+        Ok(())
+    }
+
+    /// Lets go what the snapshot that is now in use leaves open. Must come after every worker uses it.
+    pub(crate) fn relax(&mut self, build: &Build) -> Result<(), Error> {
+        let open: Vec<_> = self
+            .relaxed
+            .iter()
+            .filter_map(|a| Some((*a, is_open(*self.exposure.get(a)?))))
+            .filter(|(_, open)| open.ingress || open.egress)
+            .collect();
+        let wanted = self.wanted_ranges();
+        let ranges = (wanted != self.diverted).then_some(wanted);
+        let judge_input = (!build.judge_input && self.judge_input).then_some(false);
+        if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
+            self.program.apply(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
+        }
+        self.relaxed.clear();
+        if let Some(ranges) = ranges {
+            self.diverted = ranges;
+        }
+        self.judge_input = build.judge_input;
+        Ok(())
+    }
+
+    /// Whether the table stands as we made it.
+    pub(crate) fn intact(&mut self) -> Result<bool, Error> {
+        self.program.intact()
+    }
+
+    /// Puts the whole table back after somebody else touched it.
+    pub(crate) fn mend(&mut self, settings: ProgramSettings) -> Result<(), Error> {
+        self.program = Program::install(settings)?;
+        self.rewrite()
+    }
+
+    /// Sets and ranges from nothing, in one transaction.
+    fn rewrite(&mut self) -> Result<(), Error> {
+        let open: Vec<_> = self.exposure.iter().map(|(a, e)| (*a, is_open(*e))).collect();
+        let ranges = self.wanted_ranges();
+        self.program.replace(&Update { ranges: Some(&ranges), open: &open, judge_input: Some(self.judge_input) })?;
+        self.diverted = ranges;
+        self.relaxed.clear();
+        Ok(())
+    }
+
+    /// Takes a build's news into the books; true if the ranges may have changed.
+    fn take_in(&mut self, build: &Build) -> bool {
+        for (address, next) in &build.exposure {
+            match next {
+                Some(exposure) => drop(self.exposure.insert(*address, *exposure)),
+                None => drop(self.exposure.remove(address)),
+            }
+        }
+        if let (None, Some(ranges)) = (&self.fixed_ranges, &build.pod_ranges) {
+            self.pod_ranges.clone_from(ranges);
+        }
+        !build.exposure.is_empty() || build.pod_ranges.is_some()
+    }
+
+    /// The pod ranges, and the isolated addresses outside them.
+    fn wanted_ranges(&self) -> Vec<IpNet> {
+        let stray = self.exposed().filter(|a| !self.pod_ranges.iter().any(|r| r.contains(a))).map(IpNet::from);
+        let mut wanted: Vec<_> = self.pod_ranges.iter().copied().chain(stray).collect();
+        wanted.sort();
+        wanted.dedup();
+        wanted
+    }
+}
+
+fn is_open(exposure: Exposure) -> Open {
+    Open { ingress: !exposure.ingress, egress: !exposure.egress }
+}

@@ -1,0 +1,162 @@
+//! The agent's settings: every flag also by environment variable, every default with its reason.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use podgate_netfilter::{Marks, ProgramSettings};
+use podgate_policy::Locality;
+
+use crate::telemetry::logging::LogFormat;
+
+/// What becomes of the kernel's rules when the agent is asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnExit {
+    /// They stay: what needs a verdict is dropped until an agent is back (fail-closed) or passes (fail-open).
+    Keep,
+    /// They are taken away: nothing is filtered any more.
+    Remove,
+}
+
+/// Enforce policies on this host.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RunArgs {
+    /// Directory of manifests (Pods with status.podIPs, Namespaces, Nodes, policies) to enforce and follow.
+    #[arg(long, env = "PODGATE_MANIFESTS", value_name = "DIR")]
+    pub(crate) manifests: PathBuf,
+
+    /// This node's name: only pods with that spec.nodeName are subjects. Without it every pod in the manifests is.
+    #[arg(long, env = "PODGATE_NODE", value_name = "NAME")]
+    pub(crate) node: Option<String>,
+
+    /// Address of /metrics, /healthz and /readyz. Local by default: metrics tell who talks to whom.
+    #[arg(long, env = "PODGATE_HTTP", value_name = "ADDR", default_value = "127.0.0.1:9840")]
+    pub(crate) http: SocketAddr,
+
+    /// NFQUEUE queues, each with a worker thread of its own [default: one per core, at most 16].
+    #[arg(long, env = "PODGATE_QUEUES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) queues: Option<u16>,
+
+    /// Number of the first queue. The default is far from the 0 that most other software takes.
+    #[arg(long, env = "PODGATE_QUEUE_BASE", value_name = "NUMBER", default_value_t = 9840)]
+    pub(crate) queue_base: u16,
+
+    /// Packets that may wait in one queue; past it the kernel drops (or passes, with --fail-open) and counts.
+    /// 4096 packets are some 30 ms of work for one worker: more would only make a full queue slower to notice.
+    #[arg(long, env = "PODGATE_QUEUE_LENGTH", value_name = "PACKETS", default_value_t = 4096)]
+    pub(crate) queue_length: u32,
+
+    /// How packets are received from the queues.
+    #[arg(long, env = "PODGATE_RECEIVER", value_enum, default_value_t = Receiver::Mmsg)]
+    pub(crate) receiver: Receiver,
+
+    /// While no agent answers, or a queue is full, let packets pass unjudged instead of dropping them.
+    #[arg(long, env = "PODGATE_FAIL_OPEN")]
+    pub(crate) fail_open: bool,
+
+    /// What becomes of the kernel's rules at a graceful end [default: keep; with --fail-open: remove].
+    #[arg(long, env = "PODGATE_ON_EXIT", value_enum)]
+    pub(crate) on_exit: Option<OnExit>,
+
+    /// Address ranges of this node's pods, instead of the Node's spec.podCIDRs: all traffic of these is diverted but
+    /// that of pods known to be open. Without either, only addresses known to be isolated are diverted.
+    #[arg(long = "pod-cidr", env = "PODGATE_POD_CIDRS", value_name = "CIDR", value_delimiter = ',')]
+    pub(crate) pod_cidrs: Vec<IpNet>,
+
+    /// Four adjacent packet mark bits that nothing else on the node uses (kube-proxy has 0x4000 and 0x8000, Calico
+    /// the upper 16 by default).
+    #[arg(long, env = "PODGATE_MARK_MASK", value_name = "MASK", value_parser = parse_u32, default_value = "0x3c00")]
+    pub(crate) mark_mask: u32,
+
+    /// One conntrack mark bit that nothing else uses (AWS VPC CNI has 0x80, Istio 0x111); for connections that are
+    /// older than conntrack labels.
+    #[arg(long, env = "PODGATE_CT_MARK", value_name = "BIT", value_parser = parse_u32, default_value = "0x1000")]
+    pub(crate) ct_mark: u32,
+
+    /// One conntrack label bit (0 to 127) that nothing else uses.
+    #[arg(long, env = "PODGATE_CT_LABEL", value_name = "N", value_parser = clap::value_parser!(u8).range(0..=127), default_value_t = 121)]
+    pub(crate) ct_label: u8,
+
+    /// Seconds after the start in which a connection that is older than the agent may be judged in either
+    /// orientation: conntrack may have met it mid-stream from the wrong side. 30 s cover the retransmissions of an
+    /// idle TCP peer; longer would only prolong the looseness.
+    #[arg(long, env = "PODGATE_LOOSE_SECONDS", value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) loose_seconds: u64,
+
+    /// Log level, or filter directives (tracing-subscriber's EnvFilter).
+    #[arg(long, env = "PODGATE_LOG", value_name = "FILTER", default_value = "info")]
+    pub(crate) log: String,
+
+    /// Log lines as text or JSON.
+    #[arg(long, env = "PODGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How packets are received from the queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Receiver {
+    /// recvmmsg, verdicts in batches.
+    Mmsg,
+    /// The `nfq` crate, a packet at a time: the rival that the other is measured against.
+    Nfq,
+}
+
+impl RunArgs {
+    /// The queue numbers, one per worker.
+    pub(crate) fn queue_range(&self) -> Result<RangeInclusive<u16>> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(16) as u16;
+        let count = self.queues.unwrap_or(cores);
+        let Some(last) = self.queue_base.checked_add(count - 1) else {
+            bail!("--queue-base {} leaves no room for {count} queues: take a lower one", self.queue_base);
+        };
+        Ok(self.queue_base..=last)
+    }
+
+    /// What becomes of the rules at a graceful end: a closed node stays closed unless told otherwise.
+    pub(crate) fn on_exit(&self) -> OnExit {
+        self.on_exit.unwrap_or(if self.fail_open { OnExit::Remove } else { OnExit::Keep })
+    }
+
+    /// Which pods are subjects.
+    pub(crate) fn locality(&self) -> Locality {
+        self.node.clone().map_or(Locality::All, Locality::Node)
+    }
+
+    /// The marks, checked.
+    pub(crate) fn marks(&self) -> Result<Marks> {
+        if self.mark_mask.count_ones() != 4 || (self.mark_mask >> self.mark_mask.trailing_zeros()) != 0xf {
+            bail!("--mark-mask {:#x} must be four adjacent bits, such as 0x3c00", self.mark_mask);
+        }
+        if self.ct_mark.count_ones() != 1 {
+            bail!("--ct-mark {:#x} must be one bit, such as 0x1000", self.ct_mark);
+        }
+        Ok(Marks { packet: self.mark_mask, connection: self.ct_mark, label: self.ct_label })
+    }
+
+    /// The kernel program's settings.
+    pub(crate) fn program(&self) -> Result<ProgramSettings> {
+        Ok(ProgramSettings {
+            marks: self.marks()?,
+            queues: self.queue_range()?,
+            fail_open: self.fail_open,
+            udp_prerouting: None,
+        })
+    }
+
+    /// How long connections may be judged in either orientation.
+    pub(crate) fn loose(&self) -> Duration {
+        Duration::from_secs(self.loose_seconds)
+    }
+}
+
+fn parse_u32(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("`{text}` is no 32-bit number (decimal, or hexadecimal with 0x)"))
+}
