@@ -14,12 +14,15 @@
 #![forbid(unsafe_code)]
 
 mod addr;
+pub mod counters;
 mod flow;
+pub mod packet;
 mod publish;
 mod rule;
 mod snapshot;
 
 pub use addr::Addr;
+pub use counters::{Counter, Counters, WorkerCounters};
 pub use flow::{Flow, Port, protocol};
 pub use publish::{Publication, Reader};
 pub use rule::{Action, Cause, Decision, Direction, Generation, Judgement, RuleId, RuleInfo, Tier, Verdict};

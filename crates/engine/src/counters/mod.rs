@@ -1,0 +1,281 @@
+//! Counters of the packet path: written by index on the packet path, read by name at scrape.
+//!
+//! ```text
+//!   Counters (shared) ── worker(i) ──▶ WorkerCounters, written by worker i alone
+//!                                      ├ scalars  one per Counter
+//!                                      ├ causes   direction × Settled (what no rule decided)
+//!                                      ├ errors   one per ParseError
+//!                                      ├ latency  fixed buckets
+//!                                      └ rules    one per RuleId, in chunks that never move
+//!            └─ reserve(rule), sums ─▶ publisher, scrape
+//! ```
+//!
+//! One writer for each counter, so that an increment is a relaxed load and a relaxed store: no locked instruction, no
+//! cache line that two workers write. A scrape may miss increments of the last moment; it never sees one twice.
+//! Not here: names and labels (`podgate`'s telemetry).
+
+mod latency;
+mod rules;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use latency::{LATENCY_BOUNDS, Latency};
+
+use crate::packet::ParseError;
+use crate::{Cause, Direction, RuleId};
+use latency::LatencyCounters;
+use rules::RuleCounters;
+
+/// What is counted per packet, besides rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Counter {
+    /// Packets received from the queue.
+    Packets,
+    /// Packets answered with accept.
+    Accepted,
+    /// Packets answered with drop.
+    Dropped,
+    /// Packets whose ports are not to be seen (a later fragment, a cut header).
+    PortsUnseen,
+    /// Accepted in the start-up period only because the opposite orientation is allowed.
+    Midstream,
+    /// Judged statelessly, because conntrack does not track them.
+    Untracked,
+    /// ICMP errors judged by the packet inside.
+    Related,
+    /// Denied because their mark does not say how they came up: somebody else's rule sent them.
+    Unmarked,
+    /// Held because an address of theirs was unknown.
+    Held,
+    /// Held, and still unknown at the deadline: denied.
+    HoldExpired,
+    /// Not held because the hold table, or the source's share of it, was full: denied.
+    HoldFull,
+    /// Records lost because the ring was full.
+    RecordsLost,
+    /// Verdicts of a rule that no room was reserved for.
+    RulesUncounted,
+}
+
+impl Counter {
+    /// Every counter.
+    pub const ALL: [Counter; 13] = [
+        Counter::Packets,
+        Counter::Accepted,
+        Counter::Dropped,
+        Counter::PortsUnseen,
+        Counter::Midstream,
+        Counter::Untracked,
+        Counter::Related,
+        Counter::Unmarked,
+        Counter::Held,
+        Counter::HoldExpired,
+        Counter::HoldFull,
+        Counter::RecordsLost,
+        Counter::RulesUncounted,
+    ];
+}
+
+/// A [`Cause`] that is no rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Settled {
+    /// [`Cause::Open`].
+    Open,
+    /// [`Cause::OwnNode`].
+    OwnNode,
+    /// [`Cause::Itself`].
+    Itself,
+    /// [`Cause::Unknown`].
+    Unknown,
+}
+
+impl Settled {
+    /// Every kind.
+    pub const ALL: [Settled; 4] = [Settled::Open, Settled::OwnNode, Settled::Itself, Settled::Unknown];
+
+    /// The kind as metrics say it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Settled::Open => "open",
+            Settled::OwnNode => "own_node",
+            Settled::Itself => "itself",
+            Settled::Unknown => "unknown",
+        }
+    }
+}
+
+/// The counters of all workers.
+#[derive(Debug)]
+pub struct Counters {
+    workers: Box<[WorkerCounters]>,
+}
+
+/// One worker's counters. Only that worker writes; anybody may read. Two cache lines of alignment, because
+/// processors fetch lines in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    scalars: [AtomicU64; Counter::ALL.len()],
+    causes: [[AtomicU64; Settled::ALL.len()]; 2],
+    errors: [AtomicU64; ParseError::ALL.len()],
+    latency: LatencyCounters,
+    rules: RuleCounters,
+}
+
+/// An increment by the only writer.
+#[inline]
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+#[inline]
+fn side(direction: Direction) -> usize {
+    match direction {
+        Direction::Ingress => 0,
+        Direction::Egress => 1,
+    }
+}
+
+impl Counters {
+    /// Counters for this many workers, all zero.
+    pub fn new(workers: usize) -> Self {
+        Self { workers: (0..workers).map(|_| WorkerCounters::default()).collect() }
+    }
+
+    /// The counters that worker `index` writes.
+    ///
+    /// # Panics
+    /// If there are not that many workers.
+    pub fn worker(&self, index: usize) -> &WorkerCounters {
+        &self.workers[index]
+    }
+
+    /// Makes room for all rules up to `last` at every worker. The publisher calls it **before** a snapshot with new
+    /// numbers is published, so that workers neither allocate nor lock.
+    pub fn reserve(&self, last: RuleId) {
+        self.workers.iter().for_each(|w| w.rules.reserve(last));
+    }
+
+    /// How many verdicts this rule decided.
+    pub fn rule(&self, rule: RuleId) -> u64 {
+        self.sum(|w| w.rules.get(rule))
+    }
+
+    /// One counter over all workers.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.sum(|w| w.scalars[counter as usize].load(Ordering::Relaxed))
+    }
+
+    /// Decisions in `direction` that no rule made, by kind.
+    pub fn settled(&self, direction: Direction, kind: Settled) -> u64 {
+        self.sum(|w| w.causes[side(direction)][kind as usize].load(Ordering::Relaxed))
+    }
+
+    /// Packets that could not be read, by kind.
+    pub fn parse_errors(&self, kind: ParseError) -> u64 {
+        self.sum(|w| w.errors[kind.index()].load(Ordering::Relaxed))
+    }
+
+    /// The verdict latency over all workers.
+    pub fn latency(&self) -> Latency {
+        let mut all = Latency::default();
+        self.workers.iter().for_each(|w| w.latency.add_to(&mut all));
+        all
+    }
+
+    fn sum(&self, read: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        self.workers.iter().map(read).fold(0, u64::wrapping_add)
+    }
+}
+
+impl WorkerCounters {
+    /// Adds one.
+    #[inline]
+    pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Adds many.
+    #[inline]
+    pub fn add(&self, counter: Counter, by: u64) {
+        bump(&self.scalars[counter as usize], by);
+    }
+
+    /// Counts what decided one direction of a packet.
+    #[inline]
+    pub fn decided(&self, direction: Direction, cause: Cause) {
+        let kind = match cause {
+            Cause::Accepted(rule) | Cause::Denied(rule) => {
+                if !self.rules.count(rule) {
+                    self.count(Counter::RulesUncounted);
+                }
+                return;
+            }
+            Cause::Open => Settled::Open,
+            Cause::OwnNode => Settled::OwnNode,
+            Cause::Itself => Settled::Itself,
+            Cause::Unknown => Settled::Unknown,
+        };
+        bump(&self.causes[side(direction)][kind as usize], 1);
+    }
+
+    /// Counts a packet that could not be read.
+    #[inline]
+    pub fn unreadable(&self, error: ParseError) {
+        bump(&self.errors[error.index()], 1);
+    }
+
+    /// Counts that `packets` packets were answered this many nanoseconds after they were read from the queue.
+    #[inline]
+    pub fn answered_after(&self, nanoseconds: u64, packets: u64) {
+        self.latency.observe(nanoseconds, packets);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_go_over_all_workers() {
+        let counters = Counters::new(3);
+        counters.worker(0).count(Counter::Packets);
+        counters.worker(2).add(Counter::Packets, 41);
+        counters.worker(1).unreadable(ParseError::Extensions);
+        counters.worker(1).decided(Direction::Egress, Cause::Unknown);
+        assert_eq!(counters.get(Counter::Packets), 42);
+        assert_eq!(counters.get(Counter::Dropped), 0);
+        assert_eq!(counters.parse_errors(ParseError::Extensions), 1);
+        assert_eq!(counters.parse_errors(ParseError::Version), 0);
+        assert_eq!(counters.settled(Direction::Egress, Settled::Unknown), 1);
+        assert_eq!(counters.settled(Direction::Ingress, Settled::Unknown), 0);
+    }
+
+    #[test]
+    fn a_rule_is_counted_once_there_is_room_for_it() {
+        let counters = Counters::new(2);
+        counters.worker(0).decided(Direction::Ingress, Cause::Denied(RuleId(7)));
+        assert_eq!((counters.rule(RuleId(7)), counters.get(Counter::RulesUncounted)), (0, 1));
+        counters.reserve(RuleId(7));
+        counters.worker(0).decided(Direction::Ingress, Cause::Denied(RuleId(7)));
+        counters.worker(1).decided(Direction::Egress, Cause::Accepted(RuleId(7)));
+        assert_eq!((counters.rule(RuleId(7)), counters.rule(RuleId(6))), (2, 0));
+        assert_eq!(counters.get(Counter::RulesUncounted), 1);
+    }
+
+    #[test]
+    fn every_counter_has_a_place_of_its_own() {
+        for (index, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(*counter as usize, index);
+        }
+        for (index, kind) in Settled::ALL.iter().enumerate() {
+            assert_eq!(*kind as usize, index);
+        }
+    }
+
+    #[test]
+    fn workers_share_no_cache_line() {
+        assert_eq!(size_of::<WorkerCounters>() % 128, 0);
+        assert_eq!(align_of::<WorkerCounters>(), 128);
+    }
+}
