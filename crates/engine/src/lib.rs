@@ -15,15 +15,25 @@
 
 mod addr;
 pub mod counters;
+mod endpoints;
 mod flow;
 pub mod packet;
+mod paged;
+mod peers;
+mod ports;
 mod publish;
+mod ranges;
 mod rule;
 mod snapshot;
+mod tables;
 
 pub use addr::Addr;
 pub use counters::{Counter, Counters, WorkerCounters};
+pub use endpoints::{Endpoint, EndpointKind};
 pub use flow::{Flow, Port, protocol};
+pub use peers::{DirectionTable, PeerTable};
+pub use ports::{PortSpan, PortTable};
 pub use publish::{Publication, Reader};
 pub use rule::{Action, Cause, Decision, Direction, Generation, Judgement, RuleId, RuleInfo, Tier, Verdict};
 pub use snapshot::{NodeOrigin, Snapshot};
+pub use tables::{Group, Subject, Tables};

@@ -1,6 +1,11 @@
 //! [`Snapshot`]: the whole of what is enforced, immutable, and [`Snapshot::judge`].
 
-use crate::{Flow, Generation, Judgement, RuleId, RuleInfo};
+use std::fmt;
+
+use crate::ports::port_key;
+use crate::{
+    Addr, Cause, Decision, Direction, Endpoint, EndpointKind, Flow, Generation, Judgement, RuleId, RuleInfo, Tables,
+};
 
 /// Whose word says that a source address really is this node's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,15 +18,28 @@ pub enum NodeOrigin {
 }
 
 /// Everything that verdicts need, immutable and shared.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Snapshot {
     generation: Generation,
+    tables: Tables,
+}
+
+/// One end of a flow: its address and what is known of it.
+#[derive(Clone, Copy)]
+struct End {
+    address: Addr,
+    endpoint: Option<Endpoint>,
 }
 
 impl Snapshot {
     /// A world without anything: no local pod, every flow open.
     pub fn empty() -> Self {
-        Self { generation: Generation(0) }
+        Self::new(Generation(0), Tables::new())
+    }
+
+    /// The snapshot of these tables.
+    pub fn new(generation: Generation, tables: Tables) -> Self {
+        Self { generation, tables }
     }
 
     /// Its generation.
@@ -29,16 +47,175 @@ impl Snapshot {
         self.generation
     }
 
+    /// Its tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
     /// The verdict for a new connection: egress of its source and ingress of its destination, each only where that
-    /// end is a subject of this snapshot (a local pod).
+    /// end is a subject of this snapshot (a local pod), or is unknown in the pod ranges. Where the tables contradict
+    /// themselves, the answer is [`Cause::Unknown`]: a denial.
+    #[inline]
     pub fn judge(&self, flow: &Flow, origin: NodeOrigin) -> Judgement {
-        let _ = (flow, origin);
-        todo!()
+        let source = End { address: flow.source, endpoint: self.tables.endpoint(flow.source) };
+        let destination = End { address: flow.destination, endpoint: self.tables.endpoint(flow.destination) };
+        let key = port_key(flow.protocol, flow.port);
+        Judgement {
+            egress: Decision { cause: self.decide(Direction::Egress, source, destination, origin, key) },
+            ingress: Decision { cause: self.decide(Direction::Ingress, destination, source, origin, key) },
+        }
+    }
+
+    #[inline]
+    fn decide(&self, direction: Direction, this: End, other: End, origin: NodeOrigin, key: u32) -> Cause {
+        let Some(subject) = this.endpoint else {
+            return if self.tables.in_pod_ranges(this.address) { Cause::Unknown } else { Cause::Open };
+        };
+        if subject.kind != EndpointKind::LocalPod {
+            return Cause::Open;
+        }
+        if this.address == other.address || subject.exceptional && self.tables.same_pod(this.address, other.address) {
+            return Cause::Itself;
+        }
+        let own_node =
+            self.is_own_node(subject, other) && (direction, origin) != (Direction::Ingress, NodeOrigin::Forged);
+        if own_node && direction == Direction::Ingress {
+            return Cause::OwnNode;
+        }
+        let undecided = if own_node { Cause::OwnNode } else { Cause::Open };
+        let Some(group) = self.tables.group(subject.group) else { return Cause::Unknown };
+        if group.subject == 0 {
+            return undecided;
+        }
+        let Some(class) = self.tables.subject(group.subject) else { return Cause::Unknown };
+        let Some(table) = class.table(direction) else { return undecided };
+        let peers = match (own_node, &table.own_node) {
+            (false, _) => &table.peers,
+            (true, Some(own_node)) => own_node,
+            (true, None) => return Cause::OwnNode,
+        };
+        let peer = other.endpoint.map_or_else(|| self.tables.range(other.address), |e| e.group);
+        match self.tables.group(peer) {
+            Some(peer) => peers.cause(&peer, key),
+            None => Cause::Unknown,
+        }
+    }
+
+    #[inline]
+    fn is_own_node(&self, pod: Endpoint, other: End) -> bool {
+        let Some(node) = other.endpoint.filter(|e| e.kind == EndpointKind::Node) else { return false };
+        pod.node != 0 && (pod.node == node.node || node.exceptional && self.tables.is_node_of(other.address, pod.node))
     }
 
     /// What a rule's number stands for.
     pub fn rule(&self, id: RuleId) -> Option<&RuleInfo> {
-        let _ = id;
-        todo!()
+        self.tables.rule(id).map(|rule| &**rule)
+    }
+
+    /// The rules that exist, by ascending number.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleInfo)> {
+        self.tables.rules()
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Snapshot({})", self.generation.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::flow::protocol::TCP;
+    use crate::{DirectionTable, Group, PeerTable, Port, PortTable, Subject, Verdict};
+
+    fn addr(text: &str) -> Addr {
+        text.parse::<IpAddr>().unwrap().into()
+    }
+
+    fn flow(source: &str, destination: &str) -> Flow {
+        Flow { source: addr(source), destination: addr(destination), protocol: TCP, port: Port::Number(80) }
+    }
+
+    const DENIED: Cause = Cause::Denied(RuleId(7));
+
+    /// Pod 10.0.0.1 on node 1 (192.0.2.1) is denied everything in both directions, pod 10.0.0.2 is nobody's subject,
+    /// pod 10.0.0.9 is remote.
+    fn tables() -> Tables {
+        let mut tables = Tables::new();
+        let all = Arc::new(DirectionTable { peers: PeerTable::new(&PortTable::constant(DENIED)), own_node: None });
+        tables.set_subject(1, Some(Subject { ingress: Some(all.clone()), egress: Some(all) }));
+        tables.set_group(1, Some(Group { subject: 1, ..Group::default() }));
+        let endpoint = |group, node, kind| Some(Endpoint { group, node, kind, exceptional: false });
+        tables.set_endpoint(addr("10.0.0.1"), endpoint(1, 1, EndpointKind::LocalPod));
+        tables.set_endpoint(addr("10.0.0.2"), endpoint(0, 1, EndpointKind::LocalPod));
+        tables.set_endpoint(addr("10.0.0.9"), endpoint(1, 2, EndpointKind::RemotePod));
+        tables.set_endpoint(addr("192.0.2.1"), endpoint(0, 1, EndpointKind::Node));
+        tables.set_endpoint(addr("192.0.2.2"), endpoint(0, 2, EndpointKind::Node));
+        tables.set_pod_ranges(&["10.0.0.0/24".parse().unwrap()]);
+        tables
+    }
+
+    fn judge(tables: &Tables, source: &str, destination: &str, origin: NodeOrigin) -> (Cause, Cause) {
+        let judgement = Snapshot::new(Generation(1), tables.clone()).judge(&flow(source, destination), origin);
+        (judgement.egress.cause, judgement.ingress.cause)
+    }
+
+    #[test]
+    fn each_end_is_judged_only_where_it_is_a_local_pod() {
+        let tables = tables();
+        let judge = |source, destination| judge(&tables, source, destination, NodeOrigin::Address);
+        assert_eq!(judge("10.0.0.1", "10.0.0.2"), (DENIED, Cause::Open));
+        assert_eq!(judge("10.0.0.2", "10.0.0.1"), (Cause::Open, DENIED));
+        assert_eq!(judge("10.0.0.9", "10.0.0.9"), (Cause::Open, Cause::Open));
+        assert_eq!(judge("10.0.0.9", "10.0.0.1"), (Cause::Open, DENIED));
+        assert_eq!(judge("203.0.113.9", "8.8.8.8"), (Cause::Open, Cause::Open));
+        assert_eq!(judge("10.0.0.1", "10.0.0.1"), (Cause::Itself, Cause::Itself));
+    }
+
+    #[test]
+    fn an_unknown_address_in_the_pod_ranges_is_denied() {
+        let tables = tables();
+        assert_eq!(judge(&tables, "10.0.0.77", "8.8.8.8", NodeOrigin::Forged), (Cause::Unknown, Cause::Open));
+        assert_eq!(judge(&tables, "8.8.8.8", "10.0.0.77", NodeOrigin::Forged), (Cause::Open, Cause::Unknown));
+    }
+
+    #[test]
+    fn the_own_node_is_exempt_unless_forged_and_other_nodes_never_are() {
+        let tables = tables();
+        assert_eq!(judge(&tables, "192.0.2.1", "10.0.0.1", NodeOrigin::Address), (Cause::Open, Cause::OwnNode));
+        assert_eq!(judge(&tables, "192.0.2.1", "10.0.0.1", NodeOrigin::Forged), (Cause::Open, DENIED));
+        assert_eq!(judge(&tables, "192.0.2.2", "10.0.0.1", NodeOrigin::Address), (Cause::Open, DENIED));
+        assert_eq!(judge(&tables, "10.0.0.1", "192.0.2.1", NodeOrigin::Forged), (Cause::OwnNode, Cause::Open));
+        assert_eq!(judge(&tables, "10.0.0.1", "192.0.2.2", NodeOrigin::Forged), (DENIED, Cause::Open));
+    }
+
+    #[test]
+    fn an_address_of_several_nodes_is_each_ones_and_a_pod_knows_its_other_address() {
+        let mut tables = tables();
+        let endpoint = |kind| Some(Endpoint { group: 1, node: 1, kind, exceptional: true });
+        tables.set_endpoint(addr("192.0.2.2"), Some(Endpoint { node: 2, ..endpoint(EndpointKind::Node).unwrap() }));
+        tables.set_endpoint(addr("10.0.0.3"), endpoint(EndpointKind::LocalPod));
+        tables.set_endpoint(addr("10.0.0.4"), endpoint(EndpointKind::LocalPod));
+        let nodes_of = vec![(addr("192.0.2.2"), 1), (addr("192.0.2.2"), 2)];
+        tables.set_exceptions(nodes_of, vec![(addr("10.0.0.3"), 5), (addr("10.0.0.4"), 5)]);
+        assert_eq!(judge(&tables, "10.0.0.1", "192.0.2.2", NodeOrigin::Forged), (Cause::OwnNode, Cause::Open));
+        assert_eq!(judge(&tables, "10.0.0.3", "10.0.0.4", NodeOrigin::Forged), (Cause::Itself, Cause::Itself));
+        assert_eq!(judge(&tables, "10.0.0.3", "10.0.0.1", NodeOrigin::Forged), (DENIED, DENIED));
+    }
+
+    #[test]
+    fn tables_that_contradict_themselves_deny() {
+        let mut tables = tables();
+        tables.set_subject(1, None);
+        assert_eq!(judge(&tables, "10.0.0.1", "8.8.8.8", NodeOrigin::Forged).0, Cause::Unknown);
+        tables.set_group(1, None);
+        assert_eq!(judge(&tables, "10.0.0.1", "8.8.8.8", NodeOrigin::Forged).0, Cause::Unknown);
+        let judgement = Snapshot::new(Generation(1), tables).judge(&flow("10.0.0.1", "8.8.8.8"), NodeOrigin::Forged);
+        assert_eq!(judgement.verdict(), Verdict::Drop);
     }
 }

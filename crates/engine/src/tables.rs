@@ -1,0 +1,169 @@
+//! [`Tables`]: everything that verdicts need, as the compiler writes it. A clone is cheap and shares all parts, and a
+//! write copies only the part it changes; what is read from a clone never changes. Verdicts are in `snapshot.rs`.
+
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::endpoints::Endpoints;
+use crate::paged::Paged;
+use crate::ranges::{AddressSet, Ranges};
+use crate::{Addr, Direction, DirectionTable, Endpoint, RuleId, RuleInfo};
+
+/// Addresses that are the same to every policy: one identity (or none) and one class of blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Group {
+    /// Its peer class: everything that rules can tell of it as a peer.
+    pub exact: u32,
+    /// What widely used selectors and blocks tell of it as a peer.
+    pub broad: u32,
+    /// Its subject class; 0: no policy is about it.
+    pub subject: u32,
+}
+
+/// What the policies about one class of pods come to.
+#[derive(Debug, Clone, Default)]
+pub struct Subject {
+    /// Ingress; `None`: no policy is about it.
+    pub ingress: Option<Arc<DirectionTable>>,
+    /// Egress; `None`: no policy is about it.
+    pub egress: Option<Arc<DirectionTable>>,
+}
+
+impl Subject {
+    /// The table of one direction.
+    #[inline]
+    pub fn table(&self, direction: Direction) -> Option<&DirectionTable> {
+        match direction {
+            Direction::Ingress => self.ingress.as_deref(),
+            Direction::Egress => self.egress.as_deref(),
+        }
+    }
+}
+
+/// The tables of a [`crate::Snapshot`].
+#[derive(Debug, Clone)]
+pub struct Tables {
+    endpoints: Endpoints,
+    ranges: Ranges,
+    groups: Paged<Option<Group>, 256>,
+    subjects: Paged<Option<Subject>, 32>,
+    rules: Paged<Option<Arc<RuleInfo>>, 64>,
+    pod_ranges: AddressSet,
+    nodes_of: Arc<[(Addr, u32)]>,
+    pod_of: Arc<[(Addr, u32)]>,
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Tables {
+    /// A world without anything.
+    pub fn new() -> Self {
+        let mut groups = Paged::new();
+        groups.set(0, Some(Group::default()));
+        Self {
+            endpoints: Endpoints::new(),
+            ranges: Ranges::new(),
+            groups,
+            subjects: Paged::new(),
+            rules: Paged::new(),
+            pod_ranges: AddressSet::new(&[]),
+            nodes_of: Arc::new([]),
+            pod_of: Arc::new([]),
+        }
+    }
+
+    /// What is known of an address.
+    #[inline]
+    pub fn endpoint(&self, address: Addr) -> Option<Endpoint> {
+        self.endpoints.get(address)
+    }
+
+    /// Sets what is known of an address.
+    pub fn set_endpoint(&mut self, address: Addr, endpoint: Option<Endpoint>) {
+        self.endpoints.set(address, endpoint);
+    }
+
+    /// The group of an address that is no endpoint.
+    #[inline]
+    pub fn range(&self, address: Addr) -> u32 {
+        self.ranges.group(address)
+    }
+
+    /// Replaces the groups of addresses that are no endpoints: starts of ranges, ascending, with their groups.
+    pub fn set_ranges(&mut self, v4: Vec<(u32, u32)>, v6: Vec<(u128, u32)>) {
+        self.ranges.set(v4, v6);
+    }
+
+    /// A group by its number. Group 0 is what is outside of everything.
+    #[inline]
+    pub fn group(&self, number: u32) -> Option<Group> {
+        *self.groups.get(number)?
+    }
+
+    /// Sets a group.
+    pub fn set_group(&mut self, number: u32, group: Option<Group>) {
+        self.groups.set(number, group);
+    }
+
+    /// A subject class by its number.
+    #[inline]
+    pub fn subject(&self, number: u32) -> Option<&Subject> {
+        self.subjects.get(number)?.as_ref()
+    }
+
+    /// Sets a subject class.
+    pub fn set_subject(&mut self, number: u32, subject: Option<Subject>) {
+        self.subjects.set(number, subject);
+    }
+
+    /// What a rule's number stands for.
+    pub fn rule(&self, id: RuleId) -> Option<&Arc<RuleInfo>> {
+        self.rules.get(id.0)?.as_ref()
+    }
+
+    /// Sets what a rule's number stands for.
+    pub fn set_rule(&mut self, id: RuleId, rule: Option<Arc<RuleInfo>>) {
+        self.rules.set(id.0, rule);
+    }
+
+    /// Every rule there is, by ascending number.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleInfo)> {
+        let numbered = self.rules.iter().enumerate();
+        numbered.filter_map(|(i, rule)| Some((RuleId(u32::try_from(i).ok()?), rule.as_deref()?)))
+    }
+
+    /// Replaces the ranges in which every address is a pod's: one that is no endpoint is unknown, and denied.
+    pub fn set_pod_ranges(&mut self, ranges: &[IpNet]) {
+        self.pod_ranges = AddressSet::new(ranges);
+    }
+
+    /// Whether the address is in the pod ranges.
+    #[inline]
+    pub fn in_pod_ranges(&self, address: Addr) -> bool {
+        self.pod_ranges.contains(address)
+    }
+
+    /// Replaces the exceptions, both sorted: addresses that several nodes have, with each of those nodes; and the
+    /// addresses of pods that have several of one family, with a number for the pod.
+    pub fn set_exceptions(&mut self, nodes_of: Vec<(Addr, u32)>, pod_of: Vec<(Addr, u32)>) {
+        (self.nodes_of, self.pod_of) = (nodes_of.into(), pod_of.into());
+    }
+
+    /// Whether the node is one of those that have this address.
+    #[inline]
+    pub(crate) fn is_node_of(&self, address: Addr, node: u32) -> bool {
+        self.nodes_of.binary_search(&(address, node)).is_ok()
+    }
+
+    /// Whether both are addresses of one pod that has several.
+    #[inline]
+    pub(crate) fn same_pod(&self, one: Addr, other: Addr) -> bool {
+        let pod = |address| self.pod_of.binary_search_by_key(&address, |p| p.0).ok().and_then(|i| self.pod_of.get(i));
+        matches!((pod(one), pod(other)), (Some(one), Some(other)) if one.1 == other.1)
+    }
+}
