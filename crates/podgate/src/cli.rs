@@ -13,7 +13,9 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Test(crate::check::TestArgs),
+}
 
 /// How a reading command prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -32,7 +34,9 @@ pub(crate) const INPUT_ERROR: u8 = 2;
 
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome: anyhow::Result<ExitCode> = match cli.command {};
+    let outcome: anyhow::Result<ExitCode> = match cli.command {
+        Command::Test(args) => crate::check::main(&args),
+    };
     outcome.unwrap_or_else(|error| {
         eprintln!("podgate: {error:#}");
         ExitCode::from(INPUT_ERROR)

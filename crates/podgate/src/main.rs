@@ -12,7 +12,12 @@
 //! the kernel (`podgate-netfilter`).
 #![forbid(unsafe_code)]
 
+mod check;
 mod cli;
+mod file_args;
+mod loaded;
+mod parties;
+mod question;
 
 use std::process::ExitCode;
 
