@@ -1,0 +1,323 @@
+//! Random sequences of changes: after every build the incremental index says what one built from nothing says, and
+//! what the reference says; and the books that the kernel's state is kept by are right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use podgate_api::{Change, Direction, Kind, Object, ObjectKey, Tier};
+use podgate_engine::{RuleId, Snapshot};
+use podgate_policy::reference::{self, Flow};
+use podgate_policy::{Build, Exposure, Index, Locality, World};
+
+use crate::check::{by_engine, compiled, difference, fewer, guarded, seed, setting, simpler, simplified};
+use crate::common::rng::Rng;
+use crate::flows::Candidates;
+use crate::generate;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Change(Box<Change>),
+    Forget(IpAddr),
+    Build,
+}
+
+/// What went wrong, and with which flow, if with one.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    flow: Option<Flow>,
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Failure { message, flow: None }
+    }
+}
+
+/// The steps of a sequence: a world that arrives, then changes of all kinds with builds in between.
+fn steps(rng: &mut Rng) -> Vec<Step> {
+    let keys = generate::keys();
+    let mut world = World::default();
+    let mut steps = Vec::new();
+    let push = |steps: &mut Vec<Step>, world: &mut World, change: Change| {
+        world.apply(change.clone());
+        steps.push(Step::Change(Box::new(change)));
+    };
+    for object in generate::world(rng) {
+        if rng.chance(80) {
+            push(&mut steps, &mut world, Change::Apply(object));
+        }
+    }
+    steps.push(Step::Build);
+    let build_after = *rng.pick(&[1, 2, 5, 12]);
+    for _ in 0..10 + rng.below(50) {
+        let key = rng.pick(&keys);
+        let old = get(&world, key);
+        match (old, rng.below(100)) {
+            (Some(_), 0..20) => push(&mut steps, &mut world, Change::Delete(key.clone())),
+            (Some(old), 20..75) => push(&mut steps, &mut world, Change::Apply(generate::edited(rng, &old))),
+            // A deletion told twice, or of something never there.
+            (None, 0..10) => push(&mut steps, &mut world, Change::Delete(key.clone())),
+            // The very same object again: a relist.
+            (Some(old), 75..80) => push(&mut steps, &mut world, Change::Apply(old)),
+            (_, 95..100) => {
+                let addresses: Vec<_> = world.pods.values().flat_map(|p| p.addresses.clone()).collect();
+                if !addresses.is_empty() {
+                    steps.push(Step::Forget(*rng.pick(&addresses)));
+                }
+            }
+            _ => push(&mut steps, &mut world, Change::Apply(generate::object(rng, key))),
+        }
+        if rng.below(build_after) == 0 {
+            steps.push(Step::Build);
+        }
+    }
+    steps.push(Step::Build);
+    steps
+}
+
+fn get(world: &World, key: &ObjectKey) -> Option<Object> {
+    match key.kind {
+        Kind::Namespace => world.namespaces.get(&key.name).cloned().map(Object::Namespace),
+        Kind::Node => world.nodes.get(&key.name).cloned().map(Object::Node),
+        Kind::Pod => world.pods.get(&(key.namespace.clone(), key.name.clone())).cloned().map(Object::Pod),
+        Kind::NetworkPolicy | Kind::LegacyNetworkPolicy => world.policies.get(key).cloned().map(Object::Policy),
+    }
+}
+
+fn objects(world: &World) -> Vec<Object> {
+    let namespaces = world.namespaces.values().cloned().map(Object::Namespace);
+    let nodes = world.nodes.values().cloned().map(Object::Node);
+    let pods = world.pods.values().cloned().map(Object::Pod);
+    namespaces.chain(nodes).chain(pods).chain(world.policies.values().cloned().map(Object::Policy)).collect()
+}
+
+/// Whoever had the address has it no more, until a pod is applied anew.
+fn forget(world: &mut World, address: IpAddr) {
+    for pod in world.pods.values_mut().filter(|p| !p.host_network) {
+        pod.addresses.retain(|a| *a != address);
+    }
+}
+
+/// What follows from all builds so far.
+#[derive(Default)]
+struct Books {
+    exposure: BTreeMap<IpAddr, Exposure>,
+    ranges: Vec<ipnet::IpNet>,
+    names: BTreeMap<RuleId, String>,
+    /// Per flow and direction, whether the last build allowed it.
+    allowed: Vec<[bool; 2]>,
+}
+
+/// Replays the steps; every build is checked.
+fn replay(steps: &[Step], flows: &[Flow]) -> Result<(), Failure> {
+    guarded(|| {
+        let (mut index, mut world) = (Index::new(Locality::All), World::default());
+        let (mut books, mut rng) = (Books::default(), Rng::new(steps.len() as u64));
+        let mut generation = Snapshot::empty().generation();
+        for step in steps {
+            match step {
+                Step::Change(change) => {
+                    world.apply((**change).clone());
+                    index.apply((**change).clone());
+                }
+                Step::Forget(address) => {
+                    forget(&mut world, *address);
+                    index.forget_address(*address);
+                }
+                Step::Build => {
+                    let build = index.build();
+                    if build.snapshot.generation() <= generation {
+                        return Err(Failure::from("the generation did not grow".to_owned()));
+                    }
+                    generation = build.snapshot.generation();
+                    let mut shuffled = objects(&world);
+                    rng.shuffle(&mut shuffled);
+                    let (_, rebuilt) = compiled(&shuffled, Locality::All);
+                    books.verdicts(&build, &rebuilt, &world, flows)?;
+                    books.kernel_state(&build, &world)?;
+                    pods(&index, &world)?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The index knows whose each address is.
+fn pods(index: &Index, world: &World) -> Result<(), String> {
+    for address in world.pods.values().flat_map(|p| &p.addresses) {
+        let expected = reference::owner(world, *address).map(|p| format!("{}/{}", p.namespace, p.name));
+        let found = index.pod_at(*address);
+        if found != expected {
+            return Err(format!("{address} is {found:?}'s, should be {expected:?}'s"));
+        }
+    }
+    Ok(())
+}
+
+impl Books {
+    fn verdicts(&mut self, build: &Build, rebuilt: &Snapshot, world: &World, flows: &[Flow]) -> Result<(), Failure> {
+        let mut allowed = Vec::new();
+        for (i, flow) in flows.iter().enumerate() {
+            let failure = |message| Failure { message, flow: Some(*flow) };
+            let answers = by_engine(&build.snapshot, flow);
+            let from_nothing = by_engine(rebuilt, flow);
+            if answers != from_nothing {
+                return Err(failure(format!("{flow}\n  incremental: {answers:?}\n  rebuilt: {from_nothing:?}")));
+            }
+            difference(&build.snapshot, world, flow).map_or(Ok(()), |message| Err(failure(message)))?;
+            let now = [answers[0].1.allow, answers[1].1.allow];
+            if let Some(before) = self.allowed.get(i)
+                && before.iter().zip(now).any(|(before, now)| *before && !now)
+                && !build.touched.contains(&flow.source)
+                && !build.touched.contains(&flow.destination)
+            {
+                return Err(failure(format!("{flow} lost its permission, but neither end is touched")));
+            }
+            allowed.push(now);
+            self.names(&build.snapshot, flow)?;
+        }
+        self.allowed = allowed;
+        Ok(())
+    }
+
+    /// A rule's number is never given to another name.
+    fn names(&mut self, snapshot: &Snapshot, flow: &Flow) -> Result<(), String> {
+        let judgement = snapshot.judge(&flow.to_engine(), podgate_engine::NodeOrigin::Address);
+        for id in [judgement.egress.rule(), judgement.ingress.rule()].into_iter().flatten() {
+            let name = snapshot.rule(id).map(|r| r.name.to_string()).unwrap_or_default();
+            let first = self.names.entry(id).or_insert_with(|| name.clone());
+            if *first != name {
+                return Err(format!("{id:?} was {first} and is now {name}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn kernel_state(&mut self, build: &Build, world: &World) -> Result<(), String> {
+        let told: BTreeSet<_> = build.exposure.iter().map(|(address, _)| address).collect();
+        if told.len() != build.exposure.len() {
+            return Err(format!("an address is told twice: {:?}", build.exposure));
+        }
+        for (address, exposure) in &build.exposure {
+            match exposure {
+                Some(exposure) => drop(self.exposure.insert(*address, *exposure)),
+                None => drop(self.exposure.remove(address)),
+            }
+        }
+        let expected = exposure(world);
+        if self.exposure != expected {
+            return Err(format!("exposure\n  is        {:?}\n  should be {expected:?}", self.exposure));
+        }
+        if let Some(ranges) = &build.pod_ranges {
+            self.ranges.clone_from(ranges);
+        }
+        let ranges: BTreeSet<_> = world.nodes.values().flat_map(|n| n.pod_cidrs.clone()).collect();
+        let ranges: Vec<_> = ranges.into_iter().collect();
+        if self.ranges != ranges {
+            return Err(format!("pod ranges are {:?}, should be {ranges:?}", self.ranges));
+        }
+        let cluster = |p: &&podgate_api::PolicySpec| p.tier != Tier::NetworkPolicy;
+        let judged = world.pods.values().filter(|p| p.addresses.iter().any(|a| reference::owner(world, *a) == Some(p)));
+        let mut speaking = judged.map(|p| reference::policies_selecting(world, p, Direction::Egress));
+        if speaking.any(|policies| policies.iter().any(cluster)) && !build.judge_input {
+            return Err("a cluster tier is about egress of a pod, but input is not judged".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// For every address of a live pod: whether some policy is about it.
+fn exposure(world: &World) -> BTreeMap<IpAddr, Exposure> {
+    let addresses: BTreeSet<_> = world.pods.values().flat_map(|p| p.addresses.clone()).collect();
+    let owned = addresses.into_iter().filter_map(|a| Some((a, reference::owner(world, a)?)));
+    owned
+        .map(|(address, pod)| {
+            let about = |direction| {
+                reference::annotation_isolates(world, pod, direction)
+                    || !reference::policies_selecting(world, pod, direction).is_empty()
+            };
+            (address, Exposure { ingress: about(Direction::Ingress), egress: about(Direction::Egress) })
+        })
+        .collect()
+}
+
+fn applied(step: &Step) -> Option<&Object> {
+    let Step::Change(change) = step else { return None };
+    if let Change::Apply(object) = &**change { Some(object) } else { None }
+}
+
+fn simpler_step(step: &Step) -> Vec<Step> {
+    let objects = applied(step).map(simpler).unwrap_or_default();
+    objects.into_iter().map(|o| Step::Change(Box::new(Change::Apply(o)))).collect()
+}
+
+/// Fails with the shortest sequence around that shows the failure.
+fn report(number: u64, steps: Vec<Step>, flows: &[Flow], failure: Failure) -> ! {
+    let flows = failure.flow.map_or(flows.to_vec(), |flow| vec![flow]);
+    let fails = |steps: &[Step]| replay(steps, &flows).is_err();
+    let steps = if fails(&steps) { fewer(simplified(fewer(steps, fails), simpler_step, fails), fails) } else { steps };
+    let message = replay(&steps, &flows).map_or_else(|f| f.message, |()| failure.message);
+    let listed: Vec<_> = steps.iter().map(|s| format!("  {s:?}")).collect();
+    panic!("PODGATE_SEED={} sequence {number}\n{}\n{message}", seed(), listed.join("\n"));
+}
+
+#[test]
+fn incremental_builds_equal_builds_from_nothing() {
+    let sequences = setting("PODGATE_WORLDS", 400) / 2;
+    println!("PODGATE_SEED={} sequences {sequences}", seed());
+    for number in 0..sequences {
+        let mut rng = Rng::new(seed().wrapping_mul(41).wrapping_add(number));
+        let steps = steps(&mut rng);
+        let flows = Candidates::of(steps.iter().filter_map(applied)).flows(&mut rng, 60);
+        if let Err(failure) = replay(&steps, &flows) {
+            report(number, steps, &flows, failure);
+        }
+    }
+}
+
+#[test]
+fn a_deleted_namespace_leaves_nothing_behind_in_any_order() {
+    for number in 0..setting("PODGATE_WORLDS", 400) / 8 {
+        let mut rng = Rng::new(seed().wrapping_mul(43).wrapping_add(number));
+        let objects = generate::world(&mut rng);
+        let flows = Candidates::of(&objects).flows(&mut rng, 60);
+        let mut steps: Vec<_> = objects.iter().cloned().map(|o| Step::Change(Box::new(Change::Apply(o)))).collect();
+        steps.push(Step::Build);
+        let mut gone: Vec<_> = objects.iter().map(Object::key).collect();
+        gone.retain(|k| k.namespace == "a" || (k.kind == Kind::Namespace && k.name == "a"));
+        rng.shuffle(&mut gone);
+        for key in gone {
+            steps.push(Step::Change(Box::new(Change::Delete(key))));
+            if rng.chance(50) {
+                steps.push(Step::Build);
+            }
+        }
+        steps.push(Step::Build);
+        if let Err(failure) = replay(&steps, &flows) {
+            report(number, steps, &flows, failure);
+        }
+    }
+}
+
+#[test]
+fn an_emptied_world_is_as_it_was_in_the_beginning() {
+    let mut rng = Rng::new(seed().wrapping_mul(47));
+    for _ in 0..setting("PODGATE_WORLDS", 400) / 8 {
+        let objects = generate::world(&mut rng);
+        let mut index = Index::new(Locality::All);
+        objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
+        index.build();
+        let mut keys: Vec<_> = objects.iter().map(Object::key).collect();
+        rng.shuffle(&mut keys);
+        keys.into_iter().for_each(|key| index.apply(Change::Delete(key)));
+        let build = index.build();
+        assert!(build.exposure.iter().all(|(_, e)| e.is_none()), "PODGATE_SEED={}: {:?}", seed(), build.exposure);
+        assert!(!build.judge_input && index.warnings().is_empty(), "PODGATE_SEED={}", seed());
+        for flow in Candidates::of(&objects).flows(&mut rng, 100) {
+            let answers = by_engine(&build.snapshot, &flow);
+            assert!(answers.iter().all(|(_, a)| a.allow && a.rule.is_none()), "PODGATE_SEED={}: {flow}", seed());
+        }
+    }
+}
