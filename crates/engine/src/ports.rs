@@ -20,8 +20,10 @@ const NOT_SHOWN: u32 = 1 << 16;
 /// An interval of keys, both ends inclusive: some ports of one protocol, or everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortSpan {
-    pub(crate) first: u32,
-    pub(crate) last: u32,
+    /// The first key: `protocol << 17 | port`, with bit 16 set for a port that is not shown.
+    pub first: u32,
+    /// The last key.
+    pub last: u32,
 }
 
 impl PortSpan {

@@ -10,6 +10,7 @@
 //! the packet path, and reading manifests.
 #![forbid(unsafe_code)]
 
+mod compile;
 mod index;
 pub mod reference;
 mod world;
