@@ -1,7 +1,7 @@
 //! `extensions/v1beta1` and the isolation annotation.
 
-use podgate_api::Kind;
 use podgate_api::Protocol::Tcp;
+use podgate_api::{Kind, Object, manifest};
 
 use crate::cluster::{Cluster, cluster, cluster_with, manifests, objects, v1, v1beta1};
 use crate::common::{key, legacy, namespace, pod, policy, rule};
@@ -167,10 +167,20 @@ fn a_new_pod_of_an_annotated_namespace_is_isolated_at_once() {
 }
 
 #[test]
-fn other_values_of_the_annotation_do_not_isolate() {
-    let other = ANNOTATED.replace("DefaultDeny", "None");
-    let c = Cluster::of([objects(), manifests(&other)].concat());
-    c.ingress("shop/web -> shop/db TCP 5432", "allow");
+fn an_annotation_without_isolation_does_not_isolate() {
+    for value in [r#"{"ingress": {}}"#, "{}"] {
+        let other = ANNOTATED.replace(r#"{"ingress": {"isolation": "DefaultDeny"}}"#, value);
+        let c = Cluster::of([objects(), manifests(&other)].concat());
+        c.ingress("shop/web -> shop/db TCP 5432", "allow");
+    }
+}
+
+#[test]
+fn an_unknown_isolation_is_an_error_and_does_not_open_the_namespace() {
+    let parsed = manifest::parse("test.yaml", &ANNOTATED.replace("DefaultDeny", "Sometimes"));
+    assert!(parsed.errors[0].field.contains("net.beta.kubernetes.io/network-policy"), "{:?}", parsed.errors);
+    let open = |o: &manifest::Located| matches!(&o.object, Object::Namespace(n) if !n.ingress_default_deny);
+    assert!(!parsed.objects.iter().any(open), "{:?}", parsed.objects);
 }
 
 #[test]
