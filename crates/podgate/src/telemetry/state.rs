@@ -1,0 +1,249 @@
+//! [`State`]: what the agent knows of itself, in atomics that anyone may set and a scrape reads.
+//!
+//! Not here: what the data plane counts ([`rules`](super::rules), [`packets`](super::packets)): that is read where it
+//! is kept.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use podgate_engine::Generation;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder};
+
+use super::family::{Family, describe};
+use super::process::Process;
+use super::readiness::Readiness;
+
+/// Upper bounds, in seconds, of the time from change to enforcement: fine around the goal (15 ms, 50 ms), coarse to
+/// where an API server or a busy machine is the cause.
+const ENFORCEMENT_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+/// The agent's own state. Fields are set by whoever has the news; every name is one of a metric, see its help.
+pub(crate) struct State {
+    /// Ready or not, and which generation is in force.
+    pub(crate) readiness: Readiness,
+    /// Things at the source that could not be used, now.
+    pub(crate) source_problems: IntGauge,
+    /// Things in the world that are valid but hardly meant, now.
+    pub(crate) warnings: IntGauge,
+    /// Pods known, local or not.
+    pub(crate) pods: IntGauge,
+    /// Namespaces known.
+    pub(crate) namespaces: IntGauge,
+    /// Policies known, of every kind.
+    pub(crate) policies: IntGauge,
+    /// Established connections whose permission was taken back.
+    pub(crate) revoked_connections: IntCounter,
+    /// Established connections that were looked at for that.
+    pub(crate) rejudged_connections: IntCounter,
+    /// Local addresses whose route or link went away.
+    pub(crate) addresses_gone: IntCounter,
+    /// nftables transactions committed.
+    pub(crate) kernel_transactions: IntCounter,
+    /// nftables transactions and other kernel requests that failed.
+    pub(crate) kernel_errors: IntCounter,
+    /// Times the kernel program had to be put back after somebody else changed it.
+    pub(crate) kernel_repairs: IntCounter,
+    /// Denies that were not logged because of the rate limit.
+    pub(crate) deny_events_suppressed: IntCounter,
+    enforcement: Histogram,
+    registry: Registry,
+    /// Asked by /healthz; empty until the data plane is there.
+    liveness: Mutex<Option<Liveness>>,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State").field("readiness", &self.readiness).finish_non_exhaustive()
+    }
+}
+
+/// Says what is wrong with the workers: one line each, nothing if all are well. Must not block.
+type Liveness = Box<dyn Fn() -> Vec<String> + Send>;
+
+impl State {
+    /// A fresh agent's: not ready, everything 0.
+    pub(crate) fn new() -> Arc<Self> {
+        let enforcement = HistogramOpts::new(
+            "podgate_enforcement_duration_seconds",
+            "Time from when the source noticed a change until it was enforced: in every worker and in kernel state.",
+        )
+        .buckets(ENFORCEMENT_BUCKETS.to_vec());
+        let state = Arc::new(State {
+            readiness: Readiness::new(),
+            source_problems: gauge(
+                "podgate_source_problems",
+                "Objects or files at the source that could not be used as they are; the log says which.",
+            ),
+            warnings: gauge(
+                "podgate_policy_warnings",
+                "Things in the world that are valid but hardly meant, such as a policy without effect.",
+            ),
+            pods: gauge("podgate_pods", "Pods known, of all nodes."),
+            namespaces: gauge("podgate_namespaces", "Namespaces known."),
+            policies: gauge("podgate_policies", "Policies known, of every kind."),
+            revoked_connections: counter(
+                "podgate_revoked_connections_total",
+                "Established connections that a change forbade and that were cut.",
+            ),
+            rejudged_connections: counter(
+                "podgate_rejudged_connections_total",
+                "Established connections that were judged again because a change touched one of their ends.",
+            ),
+            addresses_gone: counter(
+                "podgate_addresses_gone_total",
+                "Local pod addresses forgotten because their route or link went away before the pod did.",
+            ),
+            kernel_transactions: counter("podgate_kernel_transactions_total", "nftables transactions committed."),
+            kernel_errors: counter("podgate_kernel_errors_total", "Kernel requests that failed; the log says why."),
+            kernel_repairs: counter(
+                "podgate_kernel_repairs_total",
+                "Times the kernel program was put back after something else on the node changed it.",
+            ),
+            deny_events_suppressed: counter(
+                "podgate_deny_events_suppressed_total",
+                "Denies that were not logged because of the log's rate limit; rule counters have them all.",
+            ),
+            enforcement: Histogram::with_opts(enforcement).expect("buckets rise and the name is a metric's"),
+            registry: Registry::new(),
+            liveness: Mutex::new(None),
+        });
+        state.register_own();
+        state
+    }
+
+    /// `generation` is in force: workers use it and the kernel state stands for it. `noticed` are the moments at which
+    /// the source noticed the changes in it, one time from change to enforcement each.
+    pub(crate) fn enforced(&self, generation: Generation, noticed: impl IntoIterator<Item = Instant>) {
+        noticed.into_iter().for_each(|at| self.enforcement.observe(at.elapsed().as_secs_f64()));
+        self.readiness.in_force(generation);
+    }
+
+    /// Adds something that is read at each scrape.
+    ///
+    /// # Panics
+    ///
+    /// If it tells a metric that is told already: the agent would be wired up wrongly.
+    pub(crate) fn register(&self, collector: impl Collector + 'static) {
+        self.registry.register(Box::new(collector)).expect("each metric is registered once");
+    }
+
+    /// From now on /healthz asks this. Before, there is nothing that could be dead.
+    pub(crate) fn watch_over(&self, liveness: impl Fn() -> Vec<String> + Send + 'static) {
+        *self.liveness.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(liveness));
+    }
+
+    /// What is wrong with the workers; empty if nothing is.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let liveness = self.liveness.lock().unwrap_or_else(PoisonError::into_inner);
+        liveness.as_ref().map_or_else(Vec::new, |ask| ask())
+    }
+
+    /// Everything in the Prometheus text format (version 0.0.4).
+    pub(crate) fn metrics(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+
+    fn register_own(self: &Arc<Self>) {
+        for gauge in [&self.source_problems, &self.warnings, &self.pods, &self.namespaces, &self.policies] {
+            self.register(gauge.clone());
+        }
+        for counter in [
+            &self.revoked_connections,
+            &self.rejudged_connections,
+            &self.addresses_gone,
+            &self.kernel_transactions,
+            &self.kernel_errors,
+            &self.kernel_repairs,
+            &self.deny_events_suppressed,
+        ] {
+            self.register(counter.clone());
+        }
+        self.register(self.enforcement.clone());
+        self.register(Process::new());
+        self.register(InForce { state: Arc::downgrade(self), descriptions: describe(&[GENERATION, READY]) });
+    }
+}
+
+const GENERATION: super::family::Name = (
+    "podgate_generation",
+    "The generation of the world that is in force; grows by one with each build. 0: none is in force yet.",
+);
+const READY: super::family::Name = ("podgate_ready", "1 if the world is enforced; /readyz says why it is not.");
+
+/// Tells the readiness; a weak link, as the registry that holds this is a part of the state.
+struct InForce {
+    state: std::sync::Weak<State>,
+    descriptions: Vec<Desc>,
+}
+
+impl Collector for InForce {
+    fn desc(&self) -> Vec<&Desc> {
+        self.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Some(state) = self.state.upgrade() else { return Vec::new() };
+        let status = state.readiness.now();
+        let single = |name, value| {
+            let mut family = Family::new(name, MetricType::GAUGE);
+            family.push(&[], value);
+            family.finish()
+        };
+        vec![
+            single(GENERATION, status.generation().map_or(0, |g| g.0) as f64),
+            single(READY, f64::from(u8::from(status.is_ready()))),
+        ]
+    }
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(name, help).expect("metric names and help texts are well-formed constants")
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    IntCounter::new(name, help).expect("metric names and help texts are well-formed constants")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(state: &State) -> String {
+        String::from_utf8(state.metrics().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_set_is_told() {
+        let state = State::new();
+        state.pods.set(7);
+        state.revoked_connections.inc_by(3);
+        let text = text(&state);
+        assert!(text.contains("\npodgate_pods 7\n"), "{text}");
+        assert!(text.contains("\npodgate_revoked_connections_total 3\n"), "{text}");
+        assert!(text.contains("\npodgate_ready 0\n"), "{text}");
+    }
+
+    #[test]
+    fn each_change_that_is_enforced_counts_once_in_the_histogram() {
+        let state = State::new();
+        let now = Instant::now();
+        state.enforced(Generation(4), [now, now]);
+        let text = text(&state);
+        assert!(text.contains("\npodgate_generation 4\n"), "{text}");
+        assert!(text.contains("\npodgate_enforcement_duration_seconds_count 2\n"), "{text}");
+    }
+
+    #[test]
+    fn without_a_data_plane_nothing_is_wrong_and_with_one_it_is_asked() {
+        let state = State::new();
+        assert!(state.troubles().is_empty());
+        state.watch_over(|| vec!["worker 1 has ended".to_owned()]);
+        assert_eq!(state.troubles(), ["worker 1 has ended"]);
+    }
+}
