@@ -1,1 +1,38 @@
 //! The kernel's side: the nftables program, NFQUEUE sockets, conntrack. The only crate that may use `unsafe`.
+//!
+//! ```text
+//!  Program ──(netlink, one transaction a change)──▶ table inet podgate ──▶ NFQUEUE n..m ──▶ queue
+//!     │  marks: which bits say what, on both ways        ▲                                   │
+//!     │                                                  └── verdict + mark ◀────────────────┘
+//!  Guard       someone else touched our table
+//!  conntrack   takes back what was remembered of connections
+//!  routes      host routes that go away: their addresses are unknown again
+//!  bridge      packets between bridged pods reach the IP hooks only with br_netfilter
+//!  probe       what this kernel can do, each missing thing in one line
+//!  cleanup     takes everything away
+//! ```
+//!
+//! Sockets belong to the network namespace of the thread that creates the object. What an address means and what a
+//! policy allows is not known here: this crate moves packets and bits.
+
+mod bridge;
+mod cleanup;
+pub mod conntrack;
+mod error;
+mod features;
+mod guard;
+mod marks;
+mod netlink;
+mod program;
+mod routes;
+mod waker;
+
+pub use bridge::{BridgeState, ensure_bridged_filtered};
+pub use cleanup::{Cleanup, cleanup};
+pub use error::{Error, Missing};
+pub use features::{Features, probe};
+pub use guard::{Changed, Guard};
+pub use marks::{Marks, MarksError, Way};
+pub use program::{Open, Program, ProgramSettings, TABLE, Update};
+pub use routes::RouteWatch;
+pub use waker::Waker;

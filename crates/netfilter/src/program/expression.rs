@@ -1,0 +1,303 @@
+//! nftables expressions: small builders that read like the words of `nft`, each giving the expressions of one match or
+//! statement. Which of them stand in which chain is `rules`'.
+//!
+//! Attribute numbers are those of include/uapi/linux/netfilter/nf_tables.h; numbers in registers are in host order
+//! unless they come from the packet.
+
+use std::ops::RangeInclusive;
+
+use netlink_packet_core::DefaultNla;
+use netlink_packet_netfilter::nftables::{
+    Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey,
+    Operator, Payload, Register, Verdict, VerdictAttribute,
+};
+
+/// One expression of a rule.
+pub(crate) type Expression = ListAttribute<ExpressionAttribute>;
+/// A rule's expressions, or a part of them.
+pub(crate) type Statement = Vec<Expression>;
+
+/// Which end of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Source,
+    Destination,
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// A packet's direction in its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Original,
+    Reply,
+}
+
+/// `NF_CT_STATE_BIT` of each state that the program asks for.
+pub(crate) const INVALID: u32 = 1;
+pub(crate) const RELATED: u32 = 1 << 2;
+pub(crate) const UNTRACKED: u32 = 1 << 6;
+
+const CT_STATE: u32 = 0;
+const CT_DIRECTION: u32 = 1;
+const CT_MARK: u32 = 3;
+const CT_LABELS: u32 = 13;
+const FIB_RESULT_ADDRTYPE: u32 = 3;
+const FIB_SADDR: u32 = 1;
+const FIB_DADDR: u32 = 2;
+const RTN_LOCAL: u32 = 2;
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_IPV6: u8 = 10;
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+const LOOKUP_INVERTED: u32 = 1;
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+
+impl Family {
+    pub(crate) const BOTH: [Family; 2] = [Family::V4, Family::V6];
+
+    /// `4` or `6`, as set names end.
+    pub(crate) fn digit(self) -> char {
+        match self {
+            Family::V4 => '4',
+            Family::V6 => '6',
+        }
+    }
+
+    /// Bytes of an address.
+    pub(crate) fn length(self) -> u32 {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 16,
+        }
+    }
+}
+
+fn other(name: &str, attributes: Vec<DefaultNla>) -> Expression {
+    Expressions::Other { expression_type: name.into(), attributes }.into()
+}
+
+fn number(kind: u16, value: u32) -> DefaultNla {
+    DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+fn short(kind: u16, value: u16) -> DefaultNla {
+    DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+fn data(bytes: impl Into<Vec<u8>>) -> DataAttribute {
+    DataAttribute::Value(bytes.into())
+}
+
+fn load(key: MetaKey) -> Expression {
+    Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(Register::Reg1)]).into()
+}
+
+fn compare(op: Operator, bytes: impl Into<Vec<u8>>) -> Expression {
+    Expressions::Cmp(vec![Cmp::SourceRegister(Register::Reg1), Cmp::Op(op), Cmp::Data(data(bytes))]).into()
+}
+
+/// Register 1 becomes `(register 1 & mask) ^ xor`.
+fn bitwise(mask: &[u8], xor: &[u8]) -> Expression {
+    Expressions::Bitwise(vec![
+        Bitwise::SourceRegister(Register::Reg1),
+        Bitwise::DestinationRegister(Register::Reg1),
+        Bitwise::Length(mask.len() as u32),
+        Bitwise::Mask(data(mask)),
+        Bitwise::Xor(data(xor)),
+    ])
+    .into()
+}
+
+fn masked(mask: u32) -> Expression {
+    bitwise(&mask.to_ne_bytes(), &[0; 4])
+}
+
+fn payload(base: u32, offset: u32, length: u32) -> Expression {
+    Expressions::Payload(vec![
+        Payload::DestinationRegister(Register::Reg1),
+        Payload::Base(base),
+        Payload::Offset(offset),
+        Payload::Len(length),
+    ])
+    .into()
+}
+
+fn connection(key: u32) -> Expression {
+    other("ct", vec![number(2, key), number(1, u32::from(Register::Reg1))])
+}
+
+fn set_connection(key: u32) -> Expression {
+    other("ct", vec![number(2, key), number(4, u32::from(Register::Reg1))])
+}
+
+fn verdict(code: Verdict, chain: Option<&str>) -> Statement {
+    let mut attributes = vec![VerdictAttribute::Code(code)];
+    attributes.extend(chain.map(|c| VerdictAttribute::Chain(c.into())));
+    let verdict = Immediate::Data(DataAttribute::Verdict(attributes));
+    vec![Expressions::Immediate(vec![Immediate::DestinationRegister(Register::Verdict), verdict]).into()]
+}
+
+/// `accept`: ends this base chain; the next one goes on with the packet.
+pub(crate) fn accept() -> Statement {
+    verdict(Verdict::Other(NF_ACCEPT), None)
+}
+
+/// `drop`
+pub(crate) fn drop() -> Statement {
+    verdict(Verdict::Other(NF_DROP), None)
+}
+
+/// `return`
+pub(crate) fn back() -> Statement {
+    verdict(Verdict::Return, None)
+}
+
+/// `goto chain`
+pub(crate) fn goto(chain: &str) -> Statement {
+    verdict(Verdict::Goto, Some(chain))
+}
+
+/// `jump chain`
+pub(crate) fn jump(chain: &str) -> Statement {
+    verdict(Verdict::Jump, Some(chain))
+}
+
+/// `counter`
+pub(crate) fn counter() -> Statement {
+    vec![other("counter", vec![])]
+}
+
+/// `meta mark & mask == value`
+pub(crate) fn mark_is(mask: u32, value: u32) -> Statement {
+    vec![load(MetaKey::Mark), masked(mask), compare(Operator::Equal, value.to_ne_bytes())]
+}
+
+/// `meta mark & mask != 0`
+pub(crate) fn mark_any(mask: u32) -> Statement {
+    vec![load(MetaKey::Mark), masked(mask), compare(Operator::NotEqual, [0; 4])]
+}
+
+/// `meta mark set (meta mark & ~clear) | set`
+pub(crate) fn set_mark(clear: u32, set: u32) -> Statement {
+    let store = Expressions::Meta(vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)]);
+    vec![load(MetaKey::Mark), bitwise(&(!(clear | set)).to_ne_bytes(), &set.to_ne_bytes()), store.into()]
+}
+
+/// `ct mark & bit != 0`
+pub(crate) fn connection_mark(bit: u32) -> Statement {
+    vec![connection(CT_MARK), masked(bit), compare(Operator::NotEqual, [0; 4])]
+}
+
+/// `ct mark set ct mark | bit`
+pub(crate) fn set_connection_mark(bit: u32) -> Statement {
+    vec![connection(CT_MARK), bitwise(&(!bit).to_ne_bytes(), &bit.to_ne_bytes()), set_connection(CT_MARK)]
+}
+
+/// `ct label bit`: is it set (`true`), or is it not, or is there no room for labels at all (`false`)?
+pub(crate) fn label(bits: [u8; 16], set: bool) -> Statement {
+    let op = if set { Operator::NotEqual } else { Operator::Equal };
+    vec![connection(CT_LABELS), bitwise(&bits, &[0; 16]), compare(op, [0; 16])]
+}
+
+/// `ct label set bit`: other labels stay (`nft_ct_set_eval` replaces under the mask of the value).
+pub(crate) fn set_label(bits: [u8; 16]) -> Statement {
+    let value = vec![Immediate::DestinationRegister(Register::Reg1), Immediate::Data(data(bits))];
+    vec![Expressions::Immediate(value).into(), set_connection(CT_LABELS)]
+}
+
+/// `ct direction …`; does not match a packet without conntrack.
+pub(crate) fn direction(direction: Direction) -> Statement {
+    vec![connection(CT_DIRECTION), compare(Operator::Equal, [direction as u8])]
+}
+
+/// `ct state` has (`true`) or has not (`false`) one of `states`.
+pub(crate) fn state(states: u32, has: bool) -> Statement {
+    let op = if has { Operator::NotEqual } else { Operator::Equal };
+    vec![connection(CT_STATE), masked(states), compare(op, [0; 4])]
+}
+
+/// `meta l4proto protocol`
+pub(crate) fn protocol(protocol: i32) -> Statement {
+    vec![load(MetaKey::L4Proto), compare(Operator::Equal, [protocol as u8])]
+}
+
+/// `meta l4proto != protocol`
+pub(crate) fn not_protocol(protocol: i32) -> Statement {
+    vec![load(MetaKey::L4Proto), compare(Operator::NotEqual, [protocol as u8])]
+}
+
+/// `meta nfproto …`
+pub(crate) fn family(family: Family) -> Statement {
+    let number = match family {
+        Family::V4 => NFPROTO_IPV4,
+        Family::V6 => NFPROTO_IPV6,
+    };
+    vec![load(MetaKey::Nfproto), compare(Operator::Equal, [number])]
+}
+
+/// `fib saddr|daddr type local`
+pub(crate) fn local(end: End) -> Statement {
+    let flags = match end {
+        End::Source => FIB_SADDR,
+        End::Destination => FIB_DADDR,
+    };
+    let fib =
+        other("fib", vec![number(1, u32::from(Register::Reg1)), number(2, FIB_RESULT_ADDRTYPE), number(3, flags)]);
+    vec![fib, compare(Operator::Equal, RTN_LOCAL.to_ne_bytes())]
+}
+
+/// `ip|ip6 saddr|daddr @within … != @without`
+pub(crate) fn address(family_of: Family, end: End, within: &str, without: &str) -> Statement {
+    let offset = match (family_of, end) {
+        (Family::V4, End::Source) => 12,
+        (Family::V4, End::Destination) => 16,
+        (Family::V6, End::Source) => 8,
+        (Family::V6, End::Destination) => 24,
+    };
+    let mut statement = family(family_of);
+    statement.push(payload(NETWORK_HEADER, offset, family_of.length()));
+    statement.push(lookup(within, 0));
+    statement.push(lookup(without, LOOKUP_INVERTED));
+    statement
+}
+
+fn lookup(set: &str, flags: u32) -> Expression {
+    let mut attributes = vec![Lookup::Set(set.into()), Lookup::SourceRegister(Register::Reg1)];
+    if flags != 0 {
+        attributes.push(Lookup::Flags(flags));
+    }
+    Expressions::Lookup(attributes).into()
+}
+
+/// `meta nfproto ipv6 meta l4proto ipv6-icmp icmpv6 type first-last ip6 hoplimit 255`
+pub(crate) fn neighbour_discovery(types: RangeInclusive<u8>) -> Statement {
+    let mut statement = [family(Family::V6), protocol(libc::IPPROTO_ICMPV6)].concat();
+    statement.push(payload(TRANSPORT_HEADER, 0, 1));
+    statement.push(compare(Operator::GreatherThanEqual, [*types.start()]));
+    statement.push(compare(Operator::LessThanEqual, [*types.end()]));
+    statement.push(payload(NETWORK_HEADER, 7, 1));
+    statement.push(compare(Operator::Equal, [255]));
+    statement
+}
+
+/// `queue num first-last [bypass]`, by the native expression.
+pub(crate) fn queue(queues: &RangeInclusive<u16>, bypass: bool) -> Statement {
+    vec![other("queue", vec![short(1, *queues.start()), short(2, count(queues)), short(3, u16::from(bypass))])]
+}
+
+/// The same by the compat expression: xtables' target NFQUEUE, revision 3 (`struct xt_NFQ_info_v3`, host order).
+pub(crate) fn queue_compat(queues: &RangeInclusive<u16>, bypass: bool) -> Statement {
+    let info = [*queues.start(), count(queues), u16::from(bypass)].map(u16::to_ne_bytes).concat();
+    vec![other("target", vec![DefaultNla::new(1, b"NFQUEUE\0".to_vec()), number(2, 3), DefaultNla::new(3, info)])]
+}
+
+fn count(queues: &RangeInclusive<u16>) -> u16 {
+    queues.end().saturating_sub(*queues.start()).saturating_add(1)
+}

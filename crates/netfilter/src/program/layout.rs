@@ -1,0 +1,144 @@
+//! The table, its chains and sets: what is made once. Rules are `rules`', contents of sets are `sets`'.
+
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_netfilter::nftables::{
+    ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute, RuleMessage,
+    SetAttribute, SetFlags, SetMessage, TableAttribute, TableMessage,
+};
+
+use super::TABLE;
+use super::expression::{Family, jump};
+use super::rules::{REGULAR, Rule};
+use super::transaction::Transaction;
+
+/// A chain that the kernel calls. Created once, never deleted but by `cleanup`: deleting any hooked chain drops every
+/// packet that waits in any NFQUEUE of the network namespace (`nf_queue_nf_hook_drop`).
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Base {
+    pub name: &'static str,
+    pub hook: InetHookNumber,
+    pub priority: i32,
+    /// The regular chain that holds its rules.
+    pub target: &'static str,
+}
+
+/// Always there.
+pub(crate) const CORE: [Base; 3] = [
+    Base { name: "output", hook: InetHookNumber::LocalOut, priority: 0, target: "mark_node" },
+    // Source NAT is at 100: the real ends are seen. A packet accepted from the queue goes on at the next base chain.
+    Base { name: "postrouting", hook: InetHookNumber::PostRouting, priority: 98, target: "judge" },
+    Base { name: "settle", hook: InetHookNumber::PostRouting, priority: 99, target: "remember" },
+];
+
+/// Where UDP is judged before routing; destination NAT is at -100.
+pub(crate) const UDP: [Base; 2] = [
+    Base { name: "prerouting_udp", hook: InetHookNumber::PreRouting, priority: -99, target: "judge_udp" },
+    Base { name: "settle_udp", hook: InetHookNumber::PreRouting, priority: -98, target: "remember" },
+];
+
+/// From the first time on that pods' packets to the node are judged.
+pub(crate) const INPUT: [Base; 2] = [
+    Base { name: "input", hook: InetHookNumber::LocalIn, priority: 0, target: "judge_input" },
+    Base { name: "settle_input", hook: InetHookNumber::LocalIn, priority: 1, target: "clear" },
+];
+
+// Numbers of nft's data types (include/datatype.h), by which it prints the keys.
+const TYPE_IPV4: u32 = 7;
+const TYPE_IPV6: u32 = 8;
+const NF_ACCEPT: u32 = 1;
+
+/// Adds the table, its regular chains and its sets; what is there already stays as it is.
+pub(crate) fn add_table(transaction: &mut Transaction) {
+    let name = vec![TableAttribute::Name(TABLE.into())];
+    transaction.push(
+        format!("add table inet {TABLE}"),
+        NfTablesMessage::NewTable(TableMessage { attributes: name }),
+        NLM_F_CREATE,
+    );
+    for chain in REGULAR {
+        let attributes = vec![ChainAttribute::Table(TABLE.into()), ChainAttribute::Name(chain.into())];
+        let message = NfTablesMessage::NewChain(ChainMessage { attributes });
+        transaction.push(format!("add chain {chain}"), message, NLM_F_CREATE);
+    }
+    let mut id = 0;
+    for family in Family::BOTH {
+        for (name, flags) in
+            [("ranges", SetFlags::Interval), ("open_ingress", SetFlags::empty()), ("open_egress", SetFlags::empty())]
+        {
+            id += 1;
+            add_set(transaction, id, &format!("{name}{}", family.digit()), family, flags);
+        }
+    }
+}
+
+fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {
+    let key = match family {
+        Family::V4 => TYPE_IPV4,
+        Family::V6 => TYPE_IPV6,
+    };
+    let attributes = vec![
+        SetAttribute::Table(TABLE.into()),
+        SetAttribute::Name(name.into()),
+        SetAttribute::Flags(flags),
+        SetAttribute::KeyType(key),
+        SetAttribute::KeyLen(family.length()),
+        SetAttribute::Id(id),
+    ];
+    transaction.push(format!("add set {name}"), NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
+}
+
+/// Adds a base chain that accepts by policy; one of the same place that is there stays, with its handle.
+pub(crate) fn add_base(transaction: &mut Transaction, base: &Base) {
+    let hook = vec![Hook::Number(HookNumber::Inet(base.hook)), Hook::Priority(base.priority as u32)];
+    let attributes = vec![
+        ChainAttribute::Table(TABLE.into()),
+        ChainAttribute::Name(base.name.into()),
+        ChainAttribute::Hook(hook),
+        ChainAttribute::Policy(NF_ACCEPT),
+        ChainAttribute::Type("filter".into()),
+    ];
+    let message = NfTablesMessage::NewChain(ChainMessage { attributes });
+    transaction.push(format!("add base chain {}", base.name), message, NLM_F_CREATE);
+}
+
+/// The only rule of a base chain.
+pub(crate) fn base_rule(base: &Base) -> Rule {
+    Rule { chain: base.name, expressions: jump(base.target), comment: None }
+}
+
+/// Appends a rule to its chain.
+pub(crate) fn add_rule(transaction: &mut Transaction, rule: Rule) {
+    let mut attributes = vec![
+        RuleAttribute::Table(TABLE.into()),
+        RuleAttribute::Chain(rule.chain.into()),
+        RuleAttribute::Expressions(rule.expressions),
+    ];
+    if let Some(comment) = rule.comment {
+        attributes.push(RuleAttribute::UserData(user_comment(&comment)));
+    }
+    let message = NfTablesMessage::NewRule(RuleMessage { attributes });
+    transaction.push(format!("add a rule to chain {}", rule.chain), message, NLM_F_CREATE | NLM_F_APPEND);
+}
+
+/// Takes all rules out of `chain`, or out of every chain of the table.
+pub(crate) fn flush_rules(transaction: &mut Transaction, chain: Option<&str>) {
+    let mut attributes = vec![RuleAttribute::Table(TABLE.into())];
+    attributes.extend(chain.map(|c| RuleAttribute::Chain(c.into())));
+    let message = NfTablesMessage::DeleteRule(RuleMessage { attributes });
+    transaction.push("take the old rules out", message, 0);
+}
+
+/// Deletes the table with everything in it.
+pub(crate) fn delete_table(transaction: &mut Transaction) {
+    let attributes = vec![TableAttribute::Name(TABLE.into())];
+    let message = NfTablesMessage::DeleteTable(TableMessage { attributes });
+    transaction.push(format!("delete table inet {TABLE}"), message, 0);
+}
+
+/// A rule's comment as nft keeps it (libnftnl's user data: type 0, length, text with its NUL).
+fn user_comment(comment: &str) -> Vec<u8> {
+    let mut bytes = vec![0, comment.len() as u8 + 1];
+    bytes.extend_from_slice(comment.as_bytes());
+    bytes.push(0);
+    bytes
+}

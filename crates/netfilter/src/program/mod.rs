@@ -1,0 +1,238 @@
+//! The kernel program: table `inet podgate`, installed and changed over netlink, one transaction a change.
+//!
+//! ```text
+//! Program ── layout      table, base chains (made once), sets
+//!         ├─ rules       what stands in the chains   (expression: the words they are made of)
+//!         ├─ sets        pod ranges, known-open addresses
+//!         ├─ transaction all or nothing
+//!         └─ standing    what the kernel has: to take over, to recognise
+//! ```
+//!
+//! Invariants: base chains hold one jump each and are never deleted here; a change has no moment without rules; an
+//! address is open only if it was said to be. Taking the program away is `cleanup`'s.
+
+pub(crate) mod expression;
+pub(crate) mod layout;
+pub(crate) mod rules;
+mod sets;
+pub(crate) mod standing;
+pub(crate) mod transaction;
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use self::layout::{Base, CORE, INPUT, UDP};
+use self::rules::Plan;
+use self::standing::Standing;
+use self::transaction::{Failure, Transaction, generation};
+use crate::conntrack;
+use crate::features::{Features, probe_with};
+use crate::guard::Guard;
+use crate::marks::Marks;
+use crate::netlink::Channel;
+use crate::{Error, waker::Waker};
+
+/// The name of our table, of family inet.
+pub const TABLE: &str = "podgate";
+
+/// A take-over that others' changes keep getting in the way of is tried this often.
+const TRIES: usize = 20;
+
+/// What the program is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramSettings {
+    /// Our bits of packet marks, connection marks and labels.
+    pub marks: Marks,
+    /// The queues that diverted packets are spread over, by the hash of their addresses.
+    pub queues: RangeInclusive<u16>,
+    /// Let packets pass that nobody listens for (`bypass`); otherwise they are dropped.
+    pub fail_open: bool,
+    /// Judge UDP before routing, after destination NAT, where two packets of one socket that wait in the queue don't
+    /// lose a conntrack race. `None`: on kernels before 6.12, which need it.
+    pub udp_prerouting: Option<bool>,
+}
+
+impl Default for ProgramSettings {
+    fn default() -> Self {
+        Self { marks: Marks::default(), queues: 0..=0, fail_open: false, udp_prerouting: None }
+    }
+}
+
+/// In which directions nothing isolates an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Open {
+    /// Traffic to it needs no verdict.
+    pub ingress: bool,
+    /// Traffic from it needs no verdict.
+    pub egress: bool,
+}
+
+/// A change; what it does not mention stays.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Update<'a> {
+    /// The pod ranges: traffic of every address in them is diverted unless it is known to be open. May overlap.
+    pub ranges: Option<&'a [IpNet]>,
+    /// The new state of each of these addresses; both directions false: in no open set. The last word on one counts.
+    pub open: &'a [(IpAddr, Open)],
+    /// Judge what pods send to the node itself?
+    pub judge_input: Option<bool>,
+}
+
+/// The program as it stands in the kernel. Dropping it leaves the kernel as it is.
+pub struct Program {
+    channel: Channel,
+    features: Features,
+    plan: Plan,
+    made: Standing,
+    generation: Option<u32>,
+}
+
+impl Program {
+    /// Probes the kernel, then makes the table, or takes over the one that stands: its base chains and the contents of
+    /// its sets stay, its rules are replaced, all in one transaction. From then on packets are diverted.
+    ///
+    /// Bits of an earlier agent that had other settings are taken off its connections.
+    pub fn install(settings: ProgramSettings) -> Result<Self, Error> {
+        settings.marks.check()?;
+        if settings.queues.is_empty() {
+            return Err(Error::Queues { first: *settings.queues.start(), last: *settings.queues.end() });
+        }
+        let mut channel = Channel::open(NETLINK_NETFILTER)?;
+        let features = probe_with(&mut channel)?;
+        let mut plan = Plan {
+            marks: settings.marks,
+            queues: settings.queues,
+            bypass: settings.fail_open,
+            native_queue: features.native_queue,
+            udp_prerouting: settings.udp_prerouting.unwrap_or(features.release < (6, 12)),
+            judge_input: false,
+        };
+        let before = take_over(&mut channel, &mut plan)?;
+        let made = Standing::read(&mut channel)?
+            .ok_or(Error::Answer { doing: "list our table".into(), why: "someone deleted it at once".into() })?;
+        if let Some(old) = before.and_then(|b| b.marks).filter(|old| remembered(old) != remembered(&plan.marks)) {
+            let taken = conntrack::forget(&old, &plan.marks)?;
+            tracing::info!(connections = taken.taken_back, "took the bits of earlier settings off connections");
+        }
+        Ok(Self { channel, features, plan, made, generation: None })
+    }
+
+    /// Like [`apply`](Self::apply), but the open sets are emptied first, in the same transaction, and so are the ranges
+    /// if the update has some: what an earlier agent said no longer counts.
+    pub fn replace(&mut self, update: &Update<'_>) -> Result<(), Error> {
+        self.change(update, true)
+    }
+
+    /// Makes a change, in one transaction.
+    pub fn apply(&mut self, update: &Update<'_>) -> Result<(), Error> {
+        self.change(update, false)
+    }
+
+    /// What the kernel can do.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// Is UDP judged before routing?
+    pub fn udp_prerouting(&self) -> bool {
+        self.plan.udp_prerouting
+    }
+
+    /// Do the table, its chains, rules and sets stand as we made them? One small request if nobody changed any rule
+    /// set since the last time, four otherwise. What is in the sets is not looked at.
+    pub fn intact(&mut self) -> Result<bool, Error> {
+        let now = generation(&mut self.channel)?;
+        if self.generation == Some(now) {
+            return Ok(true);
+        }
+        let intact = Standing::read(&mut self.channel)?.as_ref() == Some(&self.made);
+        self.generation = intact.then_some(now);
+        Ok(intact)
+    }
+
+    /// A watch that notices when anyone else changes our table.
+    pub fn guard(&self) -> Result<Guard, Error> {
+        let waker = Waker::new().map_err(|e| Error::io("make an eventfd", e))?;
+        Guard::new(self.channel.port(), waker)
+    }
+
+    fn change(&mut self, update: &Update<'_>, fresh: bool) -> Result<(), Error> {
+        let mut transaction = Transaction::default();
+        let judge_input = update.judge_input.filter(|wanted| *wanted != self.plan.judge_input);
+        if let Some(wanted) = judge_input {
+            self.switch_input(&mut transaction, wanted);
+        }
+        if fresh {
+            sets::empty_open(&mut transaction);
+        }
+        if let Some(ranges) = update.ranges {
+            sets::replace_ranges(&mut transaction, ranges);
+        }
+        sets::apply_open(&mut transaction, update.open, fresh);
+        if transaction.is_empty() {
+            return Ok(());
+        }
+        transaction.commit(&mut self.channel, None)?;
+        if let Some(wanted) = judge_input {
+            self.plan.judge_input = wanted;
+            if let Some(standing) = Standing::read(&mut self.channel)? {
+                self.made = standing;
+            }
+        }
+        Ok(())
+    }
+
+    fn switch_input(&self, transaction: &mut Transaction, judge: bool) {
+        layout::flush_rules(transaction, Some("judge_input"));
+        if !judge {
+            return;
+        }
+        for base in INPUT.iter().filter(|base| !self.made.has_chain(base.name)) {
+            layout::add_base(transaction, base);
+            layout::add_rule(transaction, layout::base_rule(base));
+        }
+        for rule in rules::judge_input(&self.plan.marks) {
+            layout::add_rule(transaction, rule);
+        }
+    }
+}
+
+/// The bits that outlive a packet.
+fn remembered(marks: &Marks) -> (u32, u8) {
+    (marks.connection, marks.label)
+}
+
+/// Writes `plan` over what stands, whose judging of input goes on; returns what stood.
+fn take_over(channel: &mut Channel, plan: &mut Plan) -> Result<Option<Standing>, Error> {
+    for _ in 0..TRIES {
+        let seen = generation(channel)?;
+        let standing = Standing::read(channel)?;
+        let stands = |base: &Base| standing.as_ref().is_some_and(|s| s.has_chain(base.name));
+        plan.judge_input = standing.as_ref().is_some_and(|s| s.rules_in("judge_input") > 0);
+        let mut bases: Vec<&Base> = CORE.iter().collect();
+        bases.extend(UDP.iter().filter(|base| plan.udp_prerouting || stands(base)));
+        bases.extend(INPUT.iter().filter(|base| plan.judge_input || stands(base)));
+        let mut transaction = Transaction::default();
+        layout::add_table(&mut transaction);
+        layout::flush_rules(&mut transaction, None);
+        for rule in rules::rules(plan) {
+            layout::add_rule(&mut transaction, rule);
+        }
+        for base in bases {
+            layout::add_base(&mut transaction, base);
+            layout::add_rule(&mut transaction, layout::base_rule(base));
+        }
+        match transaction.commit(channel, Some(seen)) {
+            Ok(()) => return Ok(standing),
+            Err(Failure::Stale) => {}
+            Err(Failure::Other(error)) if error.refused_with() == Some(libc::EEXIST) => {
+                return Err(Error::Occupied { said: error.to_string() });
+            }
+            Err(Failure::Other(error)) => return Err(error),
+        }
+    }
+    Err(Error::Busy { doing: "the program was being installed" })
+}

@@ -1,0 +1,219 @@
+//! The rules: which statements stand in which chain. The table itself is `layout`'s, its sets' contents are `sets`'.
+//!
+//! ```text
+//! output 0          mark_node      what the node itself sends
+//! postrouting 98    judge ─▶ decide ─┬─▶ divert ─▶ to_queue            (98: after DNAT, just before source NAT)
+//!                                    ├─▶ reply_way ─▶ divert
+//!                                    └─▶ invalid ─▶ drop_invalid
+//! postrouting 99    remember ─▶ keep          a packet accepted from the queue goes on here
+//! prerouting -99/-98  judge_udp / remember    only where UDP is judged early
+//! input 0/1           judge_input / clear     only once something judges pods' packets to the node
+//! ```
+//!
+//! F stands for the low three of our packet mark bits, NODE for the top one.
+
+use std::ops::RangeInclusive;
+
+use super::expression::{
+    Direction, End, Expression, Family, INVALID, RELATED, Statement, UNTRACKED, accept, address, back, connection_mark,
+    counter, direction, drop, goto, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
+    queue, queue_compat, set_connection_mark, set_label, set_mark, state,
+};
+use crate::marks::{Marks, Way};
+
+/// Everything that the rules depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub marks: Marks,
+    pub queues: RangeInclusive<u16>,
+    pub bypass: bool,
+    pub native_queue: bool,
+    pub udp_prerouting: bool,
+    pub judge_input: bool,
+}
+
+/// Regular chains, in the order in which they are made.
+pub(crate) const REGULAR: [&str; 13] = [
+    "mark_node",
+    "judge",
+    "judge_udp",
+    "judge_input",
+    "decide",
+    "reply_way",
+    "invalid",
+    "drop_invalid",
+    "divert",
+    "to_queue",
+    "remember",
+    "keep",
+    "clear",
+];
+
+/// A rule and the chain that it is appended to.
+pub(crate) struct Rule {
+    pub chain: &'static str,
+    pub expressions: Vec<Expression>,
+    pub comment: Option<String>,
+}
+
+fn rule(chain: &'static str, statements: impl IntoIterator<Item = Statement>) -> Rule {
+    Rule { chain, expressions: statements.into_iter().flatten().collect(), comment: None }
+}
+
+/// The rules of every regular chain. Those of the base chains are single jumps: see `layout`.
+pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
+    let Plan { marks, .. } = plan;
+    let clear_field = || set_mark(marks.field(), 0);
+    let mut rules = vec![
+        // IPVS-forwarded packets of pods pass output too: their source is not an address of this node.
+        rule("mark_node", [local(End::Source), set_mark(0, marks.node())]),
+        // Nobody else's bits may look like our accept.
+        rule("judge", [clear_field()]),
+        rule("judge", [mark_any(marks.node()), accept()]),
+        rule("judge", [goto("decide")]),
+        // Connections that were accepted, with their related ICMP.
+        rule("decide", [label(marks.label_bits(), true), accept()]),
+        rule("decide", [connection_mark(marks.connection), accept()]),
+        rule("decide", [state(INVALID, true), goto("invalid")]),
+        rule("decide", [direction(Direction::Reply), goto("reply_way")]),
+    ];
+    for family in Family::BOTH {
+        rules.push(from_known("decide", family, End::Source, "egress", "divert"));
+        rules.push(from_known("decide", family, End::Destination, "ingress", "divert"));
+    }
+    // The client of a reply is its destination.
+    for family in Family::BOTH {
+        rules.push(from_known("reply_way", family, End::Destination, "egress", "divert"));
+        rules.push(from_known("reply_way", family, End::Source, "ingress", "divert"));
+    }
+    // Which end began is unknown here: one end isolated in any direction is enough.
+    for family in Family::BOTH {
+        for end in [End::Source, End::Destination] {
+            for way in ["egress", "ingress"] {
+                rules.push(from_known("invalid", family, end, way, "drop_invalid"));
+            }
+        }
+    }
+    rules.push(rule("drop_invalid", [counter(), drop()]));
+    rules.extend(divert(marks));
+    let queue = if plan.native_queue { queue } else { queue_compat };
+    rules.push(rule("to_queue", [queue(&plan.queues, plan.bypass)]));
+    rules.extend(remember(marks));
+    if plan.udp_prerouting {
+        // What goes to the node itself (IPVS service addresses among it) is not judged here: see `judge`. What is
+        // accepted here has its label when it comes to `judge`, and passes; what has none is judged again there.
+        rules.push(rule("judge_udp", [not_protocol(libc::IPPROTO_UDP), back()]));
+        rules.push(rule("judge_udp", [local(End::Destination), back()]));
+        rules.push(rule("judge_udp", [clear_field()]));
+        rules.push(rule("judge_udp", [goto("decide")]));
+    }
+    if plan.judge_input {
+        rules.extend(judge_input(marks));
+    }
+    rules
+}
+
+/// Pods' packets to the node itself: only the pod's egress, only what the pod began, and never remembered (IPVS passes
+/// here before the real destination is known).
+pub(crate) fn judge_input(marks: &Marks) -> Vec<Rule> {
+    let mut rules = vec![
+        rule("judge_input", [set_mark(marks.field(), 0)]),
+        rule("judge_input", [label(marks.label_bits(), true), accept()]),
+        rule("judge_input", [connection_mark(marks.connection), accept()]),
+        rule("judge_input", [state(INVALID, true), goto("invalid")]),
+        // The node began it, and a node may always talk to its pods.
+        rule("judge_input", [direction(Direction::Reply), back()]),
+    ];
+    for family in Family::BOTH {
+        rules.push(from_known("judge_input", family, End::Source, "egress", "divert"));
+    }
+    rules
+}
+
+/// An address of the pod ranges that is not known to be open in that direction: `goto target`.
+fn from_known(chain: &'static str, family: Family, end: End, way: &str, target: &str) -> Rule {
+    let digit = family.digit();
+    rule(chain, [address(family, end, &format!("ranges{digit}"), &format!("open_{way}{digit}")), goto(target)])
+}
+
+/// Says in the mark how the packet relates to its connection and sends it up.
+fn divert(marks: &Marks) -> Vec<Rule> {
+    let say = |way| set_mark(marks.field(), marks.at(way));
+    let up = || goto("to_queue");
+    // Beyond the link, discovery packets would be a covert channel; they can't have hop limit 255 there (RFC 4861).
+    let mut rules = vec![rule("divert", [neighbour_discovery(133..=137), accept()])];
+    rules.push(rule("divert", [state(UNTRACKED, true), say(Way::Untracked), up()]));
+    for icmp in [libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
+        for (way, says) in [(Direction::Original, Way::RelatedOriginal), (Direction::Reply, Way::RelatedReply)] {
+            rules.push(rule("divert", [state(RELATED, true), protocol(icmp), direction(way), say(says), up()]));
+        }
+    }
+    rules.push(rule("divert", [direction(Direction::Reply), say(Way::Reply), up()]));
+    rules.push(rule("divert", [say(Way::Original), up()]));
+    rules
+}
+
+/// Turns `accepted` into a label, or into a connection mark where there is no room for labels (the connection is older
+/// than the first label rule), and takes our bits off the packet.
+fn remember(marks: &Marks) -> Vec<Rule> {
+    // A node-made ICMP error carries the entry of the connection that it reports: RELATED never remembers anything.
+    let accepted = mark_is(marks.field(), marks.accepted());
+    let mut keep = rule(
+        "remember",
+        [accepted, direction(Direction::Original), state(INVALID | RELATED | UNTRACKED, false), jump("keep")],
+    );
+    keep.comment = Some(comment(marks));
+    vec![
+        keep,
+        rule("remember", [goto("clear")]),
+        rule("keep", [set_label(marks.label_bits())]),
+        rule("keep", [label(marks.label_bits(), false), set_connection_mark(marks.connection)]),
+        rule("clear", [mark_any(marks.packet), set_mark(marks.packet, 0)]),
+    ]
+}
+
+/// A rule carries the bits in words, so that `cleanup` and a next agent with other settings know them.
+pub(crate) fn comment(marks: &Marks) -> String {
+    format!("podgate bits: packet {:#x} connection {:#x} label {}", marks.packet, marks.connection, marks.label)
+}
+
+/// The bits that [`comment`] tells.
+pub(crate) fn parse_comment(comment: &str) -> Option<Marks> {
+    let mut words = comment.strip_prefix("podgate bits: ")?.split(' ');
+    let mut value = |name: &str| words.next().filter(|w| *w == name).and_then(|_| words.next());
+    let hex = |text: &str| u32::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    let marks = Marks {
+        packet: hex(value("packet")?)?,
+        connection: hex(value("connection")?)?,
+        label: value("label")?.parse().ok()?,
+    };
+    marks.check().is_ok().then_some(marks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_comment_tells_the_bits() {
+        for marks in [Marks::default(), Marks { packet: 0xf0, connection: 0x8000_0000, label: 0 }] {
+            assert_eq!(parse_comment(&comment(&marks)), Some(marks));
+        }
+        for bad in ["", "podgate bits: packet 0x1 connection 0x1000 label 121", "podgate bits: packet 0x3c00"] {
+            assert_eq!(parse_comment(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_rule_stands_in_a_chain_that_is_made() {
+        let plan = Plan {
+            marks: Marks::default(),
+            queues: 0..=1,
+            bypass: false,
+            native_queue: true,
+            udp_prerouting: true,
+            judge_input: true,
+        };
+        assert!(rules(&plan).iter().all(|rule| REGULAR.contains(&rule.chain)));
+    }
+}

@@ -1,0 +1,167 @@
+//! Host routes that go away. A CNI frees a pod's address before the Pod object goes, so an address whose route or link is
+//! gone is unknown again. What follows from it is the caller's.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use crate::Error;
+use crate::netlink::{Channel, Received};
+use crate::waker::{Wakened, Waker};
+
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
+const RT_TABLE_LOCAL: u32 = 255;
+
+/// A host route, by what tells it from others to the same address.
+type Key = (IpAddr, u32);
+
+/// A watch on routes to single addresses (/32, /128), in any table but the kernel's own of local addresses.
+pub struct RouteWatch {
+    watch: Channel,
+    ask: Channel,
+    /// Routes that stand: (address, table) → outgoing link.
+    known: HashMap<Key, Option<u32>>,
+    waker: Waker,
+}
+
+/// What one notice means.
+enum Event {
+    Came(Key, Option<u32>),
+    Went(Key),
+    /// The link is gone or down. The kernel drops its IPv4 routes without a word (`fib_flush`).
+    LinkWent(u32),
+}
+
+impl RouteWatch {
+    /// Watches from now on.
+    pub fn new() -> Result<Self, Error> {
+        let mut watch = Channel::open(NETLINK_ROUTE)?;
+        for group in [RTNLGRP_LINK, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE] {
+            watch.join(group)?;
+        }
+        let mut ask = Channel::open(NETLINK_ROUTE)?;
+        let known = list(&mut ask)?;
+        let waker = Waker::new().map_err(|e| Error::io("make an eventfd", e))?;
+        Ok(Self { watch, ask, known, waker })
+    }
+
+    /// Ends the wait from another thread.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Waits until host routes go away; the addresses that they led to, each once. Empty if the waker was used.
+    pub fn gone(&mut self) -> Result<Vec<IpAddr>, Error> {
+        let failed = |error| Error::io("watch routes", error);
+        loop {
+            if self.waker.wait(self.watch.fd(), None).map_err(failed)? == Wakened::Woken {
+                return Ok(vec![]);
+            }
+            let mut events = Vec::new();
+            let read = self.watch.read(&mut |message| events.extend(event(&message)));
+            let mut gone = match read {
+                Ok(_) => self.follow(events),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.compare()?,
+                Err(error) => return Err(failed(error)),
+            };
+            gone.sort_unstable();
+            gone.dedup();
+            if !gone.is_empty() {
+                return Ok(gone);
+            }
+        }
+    }
+
+    fn follow(&mut self, events: Vec<Event>) -> Vec<IpAddr> {
+        let mut gone = Vec::new();
+        for event in events {
+            match event {
+                Event::Came(key, link) => {
+                    self.known.insert(key, link);
+                }
+                Event::Went(key) => {
+                    self.known.remove(&key);
+                    gone.push(key.0);
+                }
+                Event::LinkWent(index) => self.known.retain(|key, link| {
+                    let stays = *link != Some(index);
+                    if !stays {
+                        gone.push(key.0);
+                    }
+                    stays
+                }),
+            }
+        }
+        gone
+    }
+
+    /// Notices were lost: what stands now tells what went.
+    fn compare(&mut self) -> Result<Vec<IpAddr>, Error> {
+        let now = list(&mut self.ask)?;
+        let gone = self.known.keys().filter(|key| !now.contains_key(key)).map(|key| key.0).collect();
+        self.known = now;
+        Ok(gone)
+    }
+}
+
+fn list(ask: &mut Channel) -> Result<HashMap<Key, Option<u32>>, Error> {
+    let mut known = HashMap::new();
+    let get = RouteNetlinkMessage::GetRoute(RouteMessage::default());
+    ask.request("list routes", get, NLM_F_DUMP, &mut |message| match message {
+        None => known.clear(),
+        Some(message) => {
+            if let Some(Event::Came(key, link)) = event(&message) {
+                known.insert(key, link);
+            }
+        }
+    })?;
+    Ok(known)
+}
+
+/// Decodes a message of rtnetlink; `None` for what this crate's decoder does not know.
+pub(crate) fn decode(message: &Received<'_>) -> Option<RouteNetlinkMessage> {
+    let mut header = NetlinkHeader::default();
+    header.message_type = message.kind;
+    header.length = message.payload.len() as u32 + 16;
+    RouteNetlinkMessage::deserialize(&header, message.payload).ok()
+}
+
+fn event(message: &Received<'_>) -> Option<Event> {
+    match decode(message)? {
+        RouteNetlinkMessage::NewRoute(route) => host_route(&route).map(|(key, link)| Event::Came(key, link)),
+        RouteNetlinkMessage::DelRoute(route) => host_route(&route).map(|(key, _)| Event::Went(key)),
+        RouteNetlinkMessage::DelLink(link) => Some(Event::LinkWent(link.header.index)),
+        RouteNetlinkMessage::NewLink(link) if is_down(&link) => Some(Event::LinkWent(link.header.index)),
+        _ => None,
+    }
+}
+
+fn is_down(link: &LinkMessage) -> bool {
+    !link.header.flags.contains(LinkFlags::Up)
+}
+
+fn host_route(route: &RouteMessage) -> Option<(Key, Option<u32>)> {
+    let header = &route.header;
+    let (mut destination, mut link, mut table) = (None, None, u32::from(header.table));
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = Some(IpAddr::V4(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => destination = Some(IpAddr::V6(*v6)),
+            RouteAttribute::Oif(index) => link = Some(*index),
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    let destination = destination?;
+    let whole = if destination.is_ipv4() { 32 } else { 128 };
+    let counts =
+        header.destination_prefix_length == whole && header.kind == RouteType::Unicast && table != RT_TABLE_LOCAL;
+    counts.then_some(((destination, table), link))
+}
