@@ -15,6 +15,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Test(crate::check::TestArgs),
+    Explain(crate::explain::ExplainArgs),
 }
 
 /// How a reading command prints.
@@ -36,6 +37,7 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: anyhow::Result<ExitCode> = match cli.command {
         Command::Test(args) => crate::check::main(&args),
+        Command::Explain(args) => crate::explain::main(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("podgate: {error:#}");

@@ -14,6 +14,7 @@
 
 mod check;
 mod cli;
+mod explain;
 mod file_args;
 mod loaded;
 mod parties;
