@@ -24,6 +24,7 @@ mod guard;
 mod marks;
 mod netlink;
 mod program;
+pub mod queue;
 mod routes;
 mod waker;
 
@@ -34,5 +35,8 @@ pub use features::{Features, probe};
 pub use guard::{Changed, Guard};
 pub use marks::{Marks, MarksError, Way};
 pub use program::{Open, Program, ProgramSettings, TABLE, Update};
+pub use queue::{
+    Fate, MmsgQueue, NfqQueue, Packet, Queue, QueueError, QueueSettings, QueueStats, Received, queue_stats,
+};
 pub use routes::RouteWatch;
 pub use waker::Waker;
