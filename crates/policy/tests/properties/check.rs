@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
-use podgate_api::{Change, Direction, Object, Peers};
-use podgate_engine::{Decision, NodeOrigin, Snapshot, Verdict};
+use podgate_api::{Change, Direction, Object, Peers, Pod};
+use podgate_engine::{Cause, Decision, NodeOrigin, Snapshot, Verdict};
 use podgate_policy::reference::{self, Flow};
 use podgate_policy::{Index, Locality, World};
 
@@ -15,45 +16,76 @@ pub struct Answer {
     pub rule: Option<String>,
 }
 
+/// Stands for a rule's name where the address should be a pod's, but no pod is known to have it.
+const UNKNOWN: &str = "unknown";
+
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", if self.allow { "allow" } else { "deny" }, self.rule.as_deref().unwrap_or("-"))
     }
 }
 
-/// The reference's answer for one direction.
-pub fn by_reference(world: &World, flow: &Flow, direction: Direction) -> Answer {
-    let cause = reference::judge(world, flow, direction);
-    Answer { allow: cause.allows(), rule: cause.rule().map(str::to_owned) }
+impl Answer {
+    pub fn is_denied_by_rule(&self) -> bool {
+        !self.allow && self.rule.as_deref() != Some(UNKNOWN)
+    }
+}
+
+/// Whether the pod is a subject of snapshots of this locality.
+pub fn is_local(locality: &Locality, pod: &Pod) -> bool {
+    match locality {
+        Locality::All => true,
+        Locality::Node(node) => pod.node.as_ref() == Some(node),
+    }
+}
+
+/// The reference's answer for one direction. It takes every pod for a subject; what an agent of one node says besides
+/// (other nodes' pods are not its business, an address of its range without a pod is unknown) is added here.
+pub fn by_reference(world: &World, locality: &Locality, flow: &Flow, direction: Direction) -> Answer {
+    let open = Answer { allow: true, rule: None };
+    match (reference::subject(world, flow, direction), locality) {
+        (Some(pod), _) if !is_local(locality, pod) => open,
+        (None, Locality::Node(node)) => {
+            let own = flow.subject_end(direction);
+            let in_range = world.nodes.get(node).is_some_and(|n| n.pod_cidrs.iter().any(|r| r.contains(&own)));
+            let unknown = in_range && reference::nodes_at(world, own).is_empty();
+            if unknown { Answer { allow: false, rule: Some(UNKNOWN.to_owned()) } } else { open }
+        }
+        _ => {
+            let cause = reference::judge(world, flow, direction);
+            Answer { allow: cause.allows(), rule: cause.rule().map(str::to_owned) }
+        }
+    }
+}
+
+fn answer(snapshot: &Snapshot, decision: Decision) -> Answer {
+    let rule = match decision.cause {
+        Cause::Unknown => Some(UNKNOWN.to_owned()),
+        _ => decision.rule().map(|id| snapshot.rule(id).map_or(format!("{id:?} without name"), |r| r.name.to_string())),
+    };
+    Answer { allow: decision.verdict() == Verdict::Accept, rule }
 }
 
 /// The engine's answer: egress, ingress.
-pub fn by_engine(snapshot: &Snapshot, flow: &Flow) -> [(Direction, Answer); 2] {
-    let judgement = snapshot.judge(&flow.to_engine(), NodeOrigin::Address);
-    let answer = |decision: Decision| Answer {
-        allow: decision.verdict() == Verdict::Accept,
-        rule: decision
-            .rule()
-            .map(|id| snapshot.rule(id).map_or(format!("{id:?} without name"), |r| r.name.to_string())),
-    };
-    [(Direction::Egress, answer(judgement.egress)), (Direction::Ingress, answer(judgement.ingress))]
+pub fn by_engine(snapshot: &Snapshot, flow: &Flow, origin: NodeOrigin) -> [(Direction, Answer); 2] {
+    let judgement = snapshot.judge(&flow.to_engine(), origin);
+    [(Direction::Egress, answer(snapshot, judgement.egress)), (Direction::Ingress, answer(snapshot, judgement.ingress))]
 }
 
 /// Where engine and reference differ on this flow.
-pub fn difference(snapshot: &Snapshot, world: &World, flow: &Flow) -> Option<String> {
-    by_engine(snapshot, flow).into_iter().find_map(|(direction, engine)| {
-        let reference = by_reference(world, flow, direction);
+pub fn difference(snapshot: &Snapshot, world: &World, locality: &Locality, flow: &Flow) -> Option<String> {
+    by_engine(snapshot, flow, NodeOrigin::Address).into_iter().find_map(|(direction, engine)| {
+        let reference = by_reference(world, locality, flow, direction);
         (engine != reference)
             .then(|| format!("{flow}: {}\n  engine:    {engine}\n  reference: {reference}", direction.as_str()))
     })
 }
 
 /// An index over these objects, compiled.
-pub fn compiled(objects: &[Object], locality: Locality) -> (Index, std::sync::Arc<Snapshot>) {
-    let mut index = Index::new(locality);
+pub fn compiled(objects: &[Object], locality: &Locality) -> Arc<Snapshot> {
+    let mut index = Index::new(locality.clone());
     objects.iter().for_each(|o| index.apply(Change::Apply(o.clone())));
-    let snapshot = index.build().snapshot;
-    (index, snapshot)
+    index.build().snapshot
 }
 
 /// Runs a check; a panic in it is a failure like any other.

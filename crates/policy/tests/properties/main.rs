@@ -9,5 +9,6 @@ mod common;
 mod check;
 mod flows;
 mod generate;
+mod independence;
 mod sequences;
 mod worlds;

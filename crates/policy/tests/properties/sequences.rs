@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use podgate_api::{Change, Direction, Kind, Object, ObjectKey, Tier};
-use podgate_engine::{RuleId, Snapshot};
+use podgate_engine::{NodeOrigin, RuleId, Snapshot};
 use podgate_policy::reference::{self, Flow};
 use podgate_policy::{Build, Exposure, Index, Locality, World};
 
-use crate::check::{by_engine, compiled, difference, fewer, guarded, seed, setting, simpler, simplified};
+use crate::check::{by_engine, compiled, difference, fewer, guarded, is_local, seed, setting, simpler, simplified};
 use crate::common::rng::Rng;
 use crate::flows::Candidates;
 use crate::generate;
@@ -100,20 +100,21 @@ fn forget(world: &mut World, address: IpAddr) {
 }
 
 /// What follows from all builds so far.
-#[derive(Default)]
-struct Books {
+struct Books<'l> {
+    locality: &'l Locality,
     exposure: BTreeMap<IpAddr, Exposure>,
     ranges: Vec<ipnet::IpNet>,
     names: BTreeMap<RuleId, String>,
-    /// Per flow and direction, whether the last build allowed it.
-    allowed: Vec<[bool; 2]>,
+    /// Per flow and direction: a build allowed it, and neither end was touched since. An established connection goes
+    /// on for so long.
+    established: Vec<[bool; 2]>,
 }
 
 /// Replays the steps; every build is checked.
-fn replay(steps: &[Step], flows: &[Flow]) -> Result<(), Failure> {
+fn replay(steps: &[Step], locality: &Locality, flows: &[Flow]) -> Result<(), Failure> {
     guarded(|| {
-        let (mut index, mut world) = (Index::new(Locality::All), World::default());
-        let (mut books, mut rng) = (Books::default(), Rng::new(steps.len() as u64));
+        let (mut index, mut world) = (Index::new(locality.clone()), World::default());
+        let (mut books, mut rng) = (Books::new(locality), Rng::new(steps.len() as u64));
         let mut generation = Snapshot::empty().generation();
         for step in steps {
             match step {
@@ -133,7 +134,7 @@ fn replay(steps: &[Step], flows: &[Flow]) -> Result<(), Failure> {
                     generation = build.snapshot.generation();
                     let mut shuffled = objects(&world);
                     rng.shuffle(&mut shuffled);
-                    let (_, rebuilt) = compiled(&shuffled, Locality::All);
+                    let rebuilt = compiled(&shuffled, locality);
                     books.verdicts(&build, &rebuilt, &world, flows)?;
                     books.kernel_state(&build, &world)?;
                     pods(&index, &world)?;
@@ -156,35 +157,38 @@ fn pods(index: &Index, world: &World) -> Result<(), String> {
     Ok(())
 }
 
-impl Books {
+impl<'l> Books<'l> {
+    fn new(locality: &'l Locality) -> Self {
+        let (exposure, ranges, names) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+        Books { locality, exposure, ranges, names, established: Vec::new() }
+    }
+
     fn verdicts(&mut self, build: &Build, rebuilt: &Snapshot, world: &World, flows: &[Flow]) -> Result<(), Failure> {
-        let mut allowed = Vec::new();
+        self.established.resize(flows.len(), [false; 2]);
         for (i, flow) in flows.iter().enumerate() {
             let failure = |message| Failure { message, flow: Some(*flow) };
-            let answers = by_engine(&build.snapshot, flow);
-            let from_nothing = by_engine(rebuilt, flow);
+            let answers = by_engine(&build.snapshot, flow, NodeOrigin::Address);
+            let from_nothing = by_engine(rebuilt, flow, NodeOrigin::Address);
             if answers != from_nothing {
                 return Err(failure(format!("{flow}\n  incremental: {answers:?}\n  rebuilt: {from_nothing:?}")));
             }
-            difference(&build.snapshot, world, flow).map_or(Ok(()), |message| Err(failure(message)))?;
-            let now = [answers[0].1.allow, answers[1].1.allow];
-            if let Some(before) = self.allowed.get(i)
-                && before.iter().zip(now).any(|(before, now)| *before && !now)
-                && !build.touched.contains(&flow.source)
-                && !build.touched.contains(&flow.destination)
-            {
-                return Err(failure(format!("{flow} lost its permission, but neither end is touched")));
+            difference(&build.snapshot, world, self.locality, flow).map_or(Ok(()), |message| Err(failure(message)))?;
+            let touched = build.touched.contains(&flow.source) || build.touched.contains(&flow.destination);
+            for ((_, answer), established) in answers.iter().zip(&mut self.established[i]) {
+                // While nobody is known to have the address, there is nobody to protect.
+                if *established && !touched && answer.is_denied_by_rule() {
+                    return Err(failure(format!("{flow} lost its permission, but neither end is touched")));
+                }
+                *established = answer.allow || *established && !touched;
             }
-            allowed.push(now);
             self.names(&build.snapshot, flow)?;
         }
-        self.allowed = allowed;
         Ok(())
     }
 
     /// A rule's number is never given to another name.
     fn names(&mut self, snapshot: &Snapshot, flow: &Flow) -> Result<(), String> {
-        let judgement = snapshot.judge(&flow.to_engine(), podgate_engine::NodeOrigin::Address);
+        let judgement = snapshot.judge(&flow.to_engine(), NodeOrigin::Address);
         for id in [judgement.egress.rule(), judgement.ingress.rule()].into_iter().flatten() {
             let name = snapshot.rule(id).map(|r| r.name.to_string()).unwrap_or_default();
             let first = self.names.entry(id).or_insert_with(|| name.clone());
@@ -206,20 +210,21 @@ impl Books {
                 None => drop(self.exposure.remove(address)),
             }
         }
-        let expected = exposure(world);
+        let expected = exposure(world, self.locality);
         if self.exposure != expected {
             return Err(format!("exposure\n  is        {:?}\n  should be {expected:?}", self.exposure));
         }
         if let Some(ranges) = &build.pod_ranges {
             self.ranges.clone_from(ranges);
         }
-        let ranges: BTreeSet<_> = world.nodes.values().flat_map(|n| n.pod_cidrs.clone()).collect();
-        let ranges: Vec<_> = ranges.into_iter().collect();
+        let ranges = pod_ranges(world, self.locality);
         if self.ranges != ranges {
             return Err(format!("pod ranges are {:?}, should be {ranges:?}", self.ranges));
         }
         let cluster = |p: &&podgate_api::PolicySpec| p.tier != Tier::NetworkPolicy;
-        let judged = world.pods.values().filter(|p| p.addresses.iter().any(|a| reference::owner(world, *a) == Some(p)));
+        let judged = world.pods.values().filter(|p| {
+            is_local(self.locality, p) && p.addresses.iter().any(|a| reference::owner(world, *a) == Some(p))
+        });
         let mut speaking = judged.map(|p| reference::policies_selecting(world, p, Direction::Egress));
         if speaking.any(|policies| policies.iter().any(cluster)) && !build.judge_input {
             return Err("a cluster tier is about egress of a pod, but input is not judged".to_owned());
@@ -228,11 +233,22 @@ impl Books {
     }
 }
 
-/// For every address of a live pod: whether some policy is about it.
-fn exposure(world: &World) -> BTreeMap<IpAddr, Exposure> {
+/// The pod ranges of the node, or of all nodes, sorted.
+fn pod_ranges(world: &World, locality: &Locality) -> Vec<ipnet::IpNet> {
+    let local = |node: &&podgate_api::Node| match locality {
+        Locality::All => true,
+        Locality::Node(name) => node.name == *name,
+    };
+    let ranges: BTreeSet<_> = world.nodes.values().filter(local).flat_map(|n| n.pod_cidrs.clone()).collect();
+    ranges.into_iter().collect()
+}
+
+/// For every address of a live local pod: whether some policy is about it.
+fn exposure(world: &World, locality: &Locality) -> BTreeMap<IpAddr, Exposure> {
     let addresses: BTreeSet<_> = world.pods.values().flat_map(|p| p.addresses.clone()).collect();
     let owned = addresses.into_iter().filter_map(|a| Some((a, reference::owner(world, a)?)));
     owned
+        .filter(|(_, pod)| is_local(locality, pod))
         .map(|(address, pod)| {
             let about = |direction| {
                 reference::annotation_isolates(world, pod, direction)
@@ -254,13 +270,22 @@ fn simpler_step(step: &Step) -> Vec<Step> {
 }
 
 /// Fails with the shortest sequence around that shows the failure.
-fn report(number: u64, steps: Vec<Step>, flows: &[Flow], failure: Failure) -> ! {
+fn report(number: u64, steps: Vec<Step>, locality: &Locality, flows: &[Flow], failure: Failure) -> ! {
     let flows = failure.flow.map_or(flows.to_vec(), |flow| vec![flow]);
-    let fails = |steps: &[Step]| replay(steps, &flows).is_err();
+    let fails = |steps: &[Step]| replay(steps, locality, &flows).is_err();
     let steps = if fails(&steps) { fewer(simplified(fewer(steps, fails), simpler_step, fails), fails) } else { steps };
-    let message = replay(&steps, &flows).map_or_else(|f| f.message, |()| failure.message);
+    let message = replay(&steps, locality, &flows).map_or_else(|f| f.message, |()| failure.message);
     let listed: Vec<_> = steps.iter().map(|s| format!("  {s:?}")).collect();
-    panic!("PODGATE_SEED={} sequence {number}\n{}\n{message}", seed(), listed.join("\n"));
+    panic!("PODGATE_SEED={} sequence {number}, {locality:?}\n{}\n{message}", seed(), listed.join("\n"));
+}
+
+/// Replays for an agent of all pods, and for one of a node.
+fn check(number: u64, steps: Vec<Step>, flows: &[Flow]) {
+    for locality in [Locality::All, Locality::Node("n1".to_owned())] {
+        if let Err(failure) = replay(&steps, &locality, flows) {
+            report(number, steps, &locality, flows, failure);
+        }
+    }
 }
 
 #[test]
@@ -271,9 +296,7 @@ fn incremental_builds_equal_builds_from_nothing() {
         let mut rng = Rng::new(seed().wrapping_mul(41).wrapping_add(number));
         let steps = steps(&mut rng);
         let flows = Candidates::of(steps.iter().filter_map(applied)).flows(&mut rng, 60);
-        if let Err(failure) = replay(&steps, &flows) {
-            report(number, steps, &flows, failure);
-        }
+        check(number, steps, &flows);
     }
 }
 
@@ -295,9 +318,7 @@ fn a_deleted_namespace_leaves_nothing_behind_in_any_order() {
             }
         }
         steps.push(Step::Build);
-        if let Err(failure) = replay(&steps, &flows) {
-            report(number, steps, &flows, failure);
-        }
+        check(number, steps, &flows);
     }
 }
 
@@ -316,7 +337,7 @@ fn an_emptied_world_is_as_it_was_in_the_beginning() {
         assert!(build.exposure.iter().all(|(_, e)| e.is_none()), "PODGATE_SEED={}: {:?}", seed(), build.exposure);
         assert!(!build.judge_input && index.warnings().is_empty(), "PODGATE_SEED={}", seed());
         for flow in Candidates::of(&objects).flows(&mut rng, 100) {
-            let answers = by_engine(&build.snapshot, &flow);
+            let answers = by_engine(&build.snapshot, &flow, NodeOrigin::Address);
             assert!(answers.iter().all(|(_, a)| a.allow && a.rule.is_none()), "PODGATE_SEED={}: {flow}", seed());
         }
     }
