@@ -25,9 +25,7 @@ impl Object {
     pub fn key(&self) -> ObjectKey {
         match self {
             Object::Pod(p) => ObjectKey { kind: Kind::Pod, namespace: p.namespace.clone(), name: p.name.clone() },
-            Object::Namespace(n) => {
-                ObjectKey { kind: Kind::Namespace, namespace: String::new(), name: n.name.clone() }
-            }
+            Object::Namespace(n) => ObjectKey { kind: Kind::Namespace, namespace: String::new(), name: n.name.clone() },
             Object::Node(n) => ObjectKey { kind: Kind::Node, namespace: String::new(), name: n.name.clone() },
             Object::Policy(p) => p.key.clone(),
         }

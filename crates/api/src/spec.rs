@@ -153,6 +153,21 @@ pub enum PortMatch {
 }
 
 impl PolicySpec {
+    /// What stands in for a NetworkPolicy that can't be understood: it selects every pod of the key's namespace,
+    /// isolates both directions and allows nothing (fail closed).
+    pub fn closed(key: ObjectKey) -> PolicySpec {
+        PolicySpec {
+            key,
+            tier: Tier::NetworkPolicy,
+            priority: 0,
+            subject: Subject { namespaces: NamespaceMatch::Own, pods: LabelSelector::default() },
+            isolates_ingress: true,
+            isolates_egress: true,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        }
+    }
+
     /// The rules of one direction.
     pub fn rules(&self, direction: Direction) -> &[Rule] {
         match direction {

@@ -1,0 +1,243 @@
+//! Which kind an object is of, what its key is, and who reads it; `List`s are taken apart here.
+
+use super::document::Document;
+use super::path::Path;
+use super::report::{Issue, Report};
+use super::tree::{Node, Value};
+use super::{Located, ManifestError, Parsed, cluster, legacy, pod, policy};
+use crate::{Kind, Object, ObjectKey};
+
+/// Collects what the documents of one file say.
+pub(super) struct Reader<'f> {
+    file: &'f str,
+    pub(super) parsed: Parsed,
+}
+
+/// What is known of an object before its fields are read.
+#[derive(Debug)]
+pub(super) struct Header {
+    pub(super) key: ObjectKey,
+}
+
+/// The two fields that tell what an object is.
+#[derive(Debug, Clone, Copy)]
+struct TypeMeta<'t> {
+    api_version: &'t str,
+    kind: &'t str,
+}
+
+/// What podgate does with an object of some type.
+enum Concern {
+    /// It is read.
+    Followed(Kind),
+    /// It has nothing to do with network policy.
+    None,
+    /// It means to restrict traffic, but would not: the person must know. The kind is that of a policy that it could
+    /// be meant to be.
+    Refused(String, Option<Kind>),
+}
+
+fn concern(meta: TypeMeta<'_>) -> Concern {
+    let group = meta.api_version.split_once('/').map_or("", |(group, _)| group);
+    match (meta.api_version, meta.kind) {
+        ("v1", "Pod") => Concern::Followed(Kind::Pod),
+        ("v1", "Namespace") => Concern::Followed(Kind::Namespace),
+        ("v1", "Node") => Concern::Followed(Kind::Node),
+        ("networking.k8s.io/v1", "NetworkPolicy") => Concern::Followed(Kind::NetworkPolicy),
+        ("extensions/v1beta1", "NetworkPolicy") => Concern::Followed(Kind::LegacyNetworkPolicy),
+        (version, kind @ ("Pod" | "Namespace" | "Node")) if group.is_empty() => {
+            Concern::Refused(format!("{version:?} is no apiVersion of a {kind}; use v1"), None)
+        }
+        (version, kind) if group == "policy.networking.k8s.io" => {
+            Concern::Refused(format!("podgate does not enforce {kind} ({version}) yet; it has no effect"), None)
+        }
+        (version, "NetworkPolicy") => {
+            let kind = match group {
+                "networking.k8s.io" | "" => Some(Kind::NetworkPolicy),
+                "extensions" => Some(Kind::LegacyNetworkPolicy),
+                // Another project's policy, of the same name perhaps as one of ours.
+                _ => None,
+            };
+            let message = format!(
+                "podgate does not enforce a NetworkPolicy of apiVersion {version:?}; use networking.k8s.io/v1 (or, \
+                 with the annotation on its namespace, extensions/v1beta1)"
+            );
+            Concern::Refused(message, kind)
+        }
+        _ => Concern::None,
+    }
+}
+
+impl<'f> Reader<'f> {
+    pub(super) fn new(file: &'f str) -> Self {
+        Self { file, parsed: Parsed::default() }
+    }
+
+    fn errors(&mut self, issues: impl IntoIterator<Item = Issue>, object: Option<&ObjectKey>) {
+        self.parsed.errors.extend(issues.into_iter().map(|issue| ManifestError {
+            file: self.file.to_owned(),
+            line: issue.line as usize,
+            field: issue.field,
+            message: issue.message,
+            object: object.cloned(),
+        }));
+    }
+
+    fn error(&mut self, line: u32, field: &str, message: impl Into<String>, object: Option<&ObjectKey>) {
+        self.errors([Issue { line, field: field.to_owned(), message: message.into() }], object);
+    }
+
+    /// Reads one document.
+    pub(super) fn document(&mut self, document: Document<'_>) {
+        match (document.root, document.broken) {
+            (Some(root), None) => self.node(&root, None),
+            (Some(root), Some(issue)) => self.remains(&root, issue),
+            (None, Some(issue)) => self.errors([issue], None),
+            (None, None) => {}
+        }
+    }
+
+    /// Of a document whose text breaks off: the whole items of a List are read, and of the rest its key.
+    fn remains(&mut self, root: &Node<'_>, issue: Issue) {
+        if let (Some(Value::List(items)), true) = (root.get("items").map(|items| &items.value), is_list(root, true)) {
+            let item_type = item_type(root);
+            let item_type = item_type.as_ref().map(|(api_version, kind)| TypeMeta { api_version, kind });
+            let Some((last, whole)) = items.split_last() else { return self.errors([issue], None) };
+            for item in whole {
+                self.node(item, item_type);
+            }
+            let object = remaining_key(last, item_type);
+            return self.errors([issue], object.as_ref());
+        }
+        let object = remaining_key(root, None);
+        self.errors([issue], object.as_ref());
+    }
+
+    /// Reads one object, or the objects of a List. `inherited`: what an item of a typed List is.
+    fn node(&mut self, node: &Node<'_>, inherited: Option<TypeMeta<'_>>) {
+        if node.is_null() {
+            return;
+        }
+        let Value::Map(_) = &node.value else {
+            let message = format!("must be a mapping with apiVersion and kind, but is {}", node.what());
+            return self.error(node.line, "", message, None);
+        };
+        if is_list(node, false) {
+            return self.list(node);
+        }
+        let meta = match type_meta(node, inherited) {
+            Ok(meta) => meta,
+            Err((field, message)) => {
+                let line = node.line_of(&Path::Root.key(field));
+                return self.error(line, field, message, remaining_key(node, inherited).as_ref());
+            }
+        };
+        match concern(meta) {
+            Concern::Followed(kind) => self.object(node, kind),
+            Concern::None => {}
+            Concern::Refused(message, kind) => {
+                let object = kind.and_then(|kind| key(node, kind).ok());
+                self.error(node.line_of(&Path::Root.key("apiVersion")), "apiVersion", message, object.as_ref());
+            }
+        }
+    }
+
+    fn list(&mut self, list: &Node<'_>) {
+        let mut report = Report::default();
+        report.own_keys(list, &Path::Root);
+        self.errors(report.into_issues(), None);
+        let item_type = item_type(list);
+        let item_type = item_type.as_ref().map(|(api_version, kind)| TypeMeta { api_version, kind });
+        match list.entry("items").map(|entry| (entry.line, &entry.value)) {
+            Some((_, Node { value: Value::List(items), .. })) => {
+                for item in items {
+                    self.node(item, item_type);
+                }
+            }
+            Some((line, items)) if !items.is_null() => {
+                self.error(line, "items", format!("must be a list, but is {}", items.what()), None);
+            }
+            _ => {}
+        }
+    }
+
+    fn object(&mut self, node: &Node<'_>, kind: Kind) {
+        let header = match key(node, kind) {
+            Ok(key) => Header { key },
+            Err((field, message)) => {
+                let metadata = Path::Root.key("metadata");
+                let line = node.line_of(&metadata.key(field));
+                return self.error(line, &metadata.key(field).to_string(), message, None);
+            }
+        };
+        let mut report = Report::default();
+        report.keys(node, &Path::Root);
+        let object = match kind {
+            Kind::Pod => pod::read(node, &header, &mut report).map(Object::Pod),
+            Kind::Namespace => cluster::namespace(node, &header, &mut report).map(Object::Namespace),
+            Kind::Node => cluster::node(node, &header, &mut report).map(Object::Node),
+            Kind::NetworkPolicy => policy::read(node, &header, &mut report).map(Object::Policy),
+            Kind::LegacyNetworkPolicy => legacy::read(node, &header, &mut report).map(Object::Policy),
+        };
+        // A namespace that comes back in spite of complaints is one that is isolated to be safe.
+        if let Some(object) = object.filter(|object| report.is_clean() || matches!(object, Object::Namespace(_))) {
+            self.parsed.objects.push(Located { line: node.line as usize, object });
+        }
+        self.errors(report.into_issues(), Some(&header.key));
+    }
+}
+
+/// Whether the node is a List; of a text that breaks off, `kind` may be missing yet.
+fn is_list(node: &Node<'_>, breaks_off: bool) -> bool {
+    let items = node.get("items").is_some();
+    match node.get("kind").and_then(Node::scalar) {
+        Some(kind) => kind.text == "List" || kind.text.ends_with("List") && items,
+        None => breaks_off && items,
+    }
+}
+
+/// What the items of a typed List are: those of a PodList are Pods.
+fn item_type(list: &Node<'_>) -> Option<(String, String)> {
+    let text = |key| Some(list.get(key)?.scalar()?.text.to_string());
+    let kind = text("kind")?;
+    let kind = kind.strip_suffix("List").filter(|kind| !kind.is_empty())?;
+    Some((text("apiVersion")?, kind.to_owned()))
+}
+
+fn type_meta<'t>(node: &'t Node<'_>, inherited: Option<TypeMeta<'t>>) -> Result<TypeMeta<'t>, (&'static str, String)> {
+    let field = |name: &'static str, inherited: Option<&'t str>| match node.get(name) {
+        Some(Node { value: Value::Scalar(scalar), .. }) if !scalar.text.is_empty() => Ok(&*scalar.text),
+        Some(other) if !other.is_null() => Err((name, format!("must be a string, but is {}", other.what()))),
+        _ => inherited.ok_or_else(|| (name, "is missing; every document needs apiVersion and kind".to_owned())),
+    };
+    Ok(TypeMeta {
+        kind: field("kind", inherited.map(|t| t.kind))?,
+        api_version: field("apiVersion", inherited.map(|t| t.api_version))?,
+    })
+}
+
+/// The object's key. Names that are invalid are kept here (their complaint comes with the others).
+fn key(node: &Node<'_>, kind: Kind) -> Result<ObjectKey, (&'static str, String)> {
+    let metadata = node.get("metadata");
+    let field = |name: &'static str| match metadata.and_then(|metadata| metadata.get(name)) {
+        Some(Node { value: Value::Scalar(_), .. }) | None => {
+            Ok(metadata.and_then(|m| m.get(name)?.scalar()).map(|scalar| scalar.text.to_string()))
+        }
+        Some(other) => Err((name, format!("must be a string, but is {}", other.what()))),
+    };
+    let name = field("name")?.filter(|name| !name.is_empty());
+    let Some(name) = name else { return Err(("name", "is missing; every object needs a name".to_owned())) };
+    let namespace = match kind {
+        Kind::Namespace | Kind::Node => String::new(),
+        _ => field("namespace")?.filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".to_owned()),
+    };
+    Ok(ObjectKey { kind, namespace, name })
+}
+
+/// The key of an object that can't be read, as far as it tells.
+fn remaining_key(node: &Node<'_>, inherited: Option<TypeMeta<'_>>) -> Option<ObjectKey> {
+    match concern(type_meta(node, inherited).ok()?) {
+        Concern::Followed(kind) | Concern::Refused(_, Some(kind)) => key(node, kind).ok(),
+        _ => None,
+    }
+}
