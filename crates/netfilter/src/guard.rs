@@ -2,6 +2,8 @@
 //!
 //! It only says so; looking closer (`Program::intact`) and mending (`Program::install`) are the caller's.
 
+use std::io;
+
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Error;
@@ -47,27 +49,40 @@ impl Guard {
         self.waker.clone()
     }
 
-    /// Waits until someone else changes our table.
+    /// Waits until someone else changes our table. What happened before the waker was used is told before that.
     pub fn changed(&mut self) -> Result<Changed, Error> {
         let failed = |error| Error::io("watch our nftables table", error);
         loop {
-            if self.waker.wait(self.channel.fd(), None).map_err(failed)? == Wakened::Woken {
-                return Ok(Changed::Woken);
+            let woken = self.waker.wait(self.channel.fd(), None).map_err(failed)? == Wakened::Woken;
+            let touched = self.drain().map_err(failed)?;
+            if touched && woken {
+                self.waker.wake();
             }
-            let (ours, mut touched) = (self.ours, false);
+            match (touched, woken) {
+                (true, _) => return Ok(Changed::Touched),
+                (false, true) => return Ok(Changed::Woken),
+                (false, false) => {}
+            }
+        }
+    }
+
+    /// Reads all notices that wait: is one of them about our table and not by us?
+    fn drain(&mut self) -> io::Result<bool> {
+        let (ours, mut touched) = (self.ours, false);
+        loop {
             let read = self.channel.read(&mut |message| {
-                let about_us = message.kind >> 8 == NFNL_SUBSYS_NFTABLES
+                touched |= message.kind >> 8 == NFNL_SUBSYS_NFTABLES
                     && message.kind & 0xff != NFT_MSG_NEWGEN
                     && message.port != ours
                     && message.payload.first() == Some(&NFPROTO_INET)
                     && attribute(body(&message), NFTA_TABLE).map(text) == Some(TABLE);
-                touched |= about_us;
             });
             match read {
-                Ok(_) if touched => return Ok(Changed::Touched),
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Ok(Changed::Touched),
-                Err(error) => return Err(failed(error)),
+                Ok(true) => {}
+                Ok(false) => return Ok(touched),
+                // Notices were lost: perhaps such a one.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => touched = true,
+                Err(error) => return Err(error),
             }
         }
     }

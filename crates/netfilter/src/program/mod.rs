@@ -228,10 +228,14 @@ fn take_over(channel: &mut Channel, plan: &mut Plan) -> Result<Option<Standing>,
         match transaction.commit(channel, Some(seen)) {
             Ok(()) => return Ok(standing),
             Err(Failure::Stale) => {}
-            Err(Failure::Other(error)) if error.refused_with() == Some(libc::EEXIST) => {
-                return Err(Error::Occupied { said: error.to_string() });
+            Err(Failure::Other(error)) => {
+                let differs = matches!(error.refused_with(), Some(libc::EEXIST | libc::EOPNOTSUPP));
+                return Err(if differs && standing.is_some() {
+                    Error::Occupied { said: error.to_string() }
+                } else {
+                    error
+                });
             }
-            Err(Failure::Other(error)) => return Err(error),
         }
     }
     Err(Error::Busy { doing: "the program was being installed" })

@@ -1,0 +1,310 @@
+//! The program in the kernel, without packets: made, taken over, changed, watched, taken away.
+
+mod kit;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
+
+use ipnet::IpNet;
+use kit::*;
+use podgate_netfilter::{
+    Changed, Cleanup, Error, Marks, MarksError, Open, Program, ProgramSettings, Update, cleanup, probe,
+};
+
+const BOTH: Open = Open { ingress: true, egress: true };
+const NEITHER: Open = Open { ingress: false, egress: false };
+
+fn settings() -> ProgramSettings {
+    ProgramSettings { queues: 3..=4, udp_prerouting: Some(false), ..ProgramSettings::default() }
+}
+
+fn install(settings: ProgramSettings) -> Program {
+    Program::install(settings).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn nets(list: &[&str]) -> Vec<IpNet> {
+    list.iter().map(|n| n.parse().unwrap()).collect()
+}
+
+/// The table as nft lists it, without what differs between kernels and runs.
+fn listing(at: &Namespace) -> String {
+    let mut queue = false;
+    let mut lines = Vec::new();
+    for line in at.sh("nft list table inet podgate").lines() {
+        // The rule that queues: native or compat, which nft 1.0 prints as nothing, later ones as `xt target`.
+        let in_queue = std::mem::replace(&mut queue, line.trim() == "chain to_queue {");
+        lines.push(if in_queue { "\t\tQUEUE".to_owned() } else { line.to_owned() });
+    }
+    lines.join("\n") + "\n"
+}
+
+fn elements(at: &Namespace, set: &str) -> String {
+    let listed = at.sh(&format!("nft list set inet podgate {set}"));
+    let inside = listed.split_once("elements = {").map_or("", |(_, rest)| rest.split('}').next().unwrap());
+    inside.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Handles of the base chains.
+fn base_chains(at: &Namespace) -> Vec<String> {
+    let listed = at.sh("nft -a list table inet podgate");
+    let lines: Vec<&str> = listed.lines().collect();
+    lines.windows(2).filter(|pair| pair[1].contains("type filter hook")).map(|pair| pair[0].trim().to_owned()).collect()
+}
+
+#[test]
+fn the_table_is_as_written_down() {
+    let at = Namespace::new();
+    at.run(|| {
+        let mut program = install(ProgramSettings { udp_prerouting: Some(true), ..settings() });
+        let ranges = nets(&["10.1.0.0/24", "fd01::/64"]);
+        let open = [(v4(2), BOTH), (v6(2), Open { ingress: true, egress: false })];
+        program.replace(&Update { ranges: Some(&ranges), open: &open, judge_input: Some(true) }).unwrap();
+    });
+    let expected = include_str!("golden/table.nft");
+    let listed = listing(&at);
+    assert_eq!(listed, expected, "\n{listed}");
+}
+
+#[test]
+fn only_hooks_that_are_needed_are_used() {
+    let at = Namespace::new();
+    at.run(|| install(settings()));
+    let hooks = at.sh("nft list table inet podgate | grep -o 'hook.*;'");
+    let expected = "hook output priority filter; policy accept;
+hook postrouting priority srcnat - 2; policy accept;
+hook postrouting priority srcnat - 1; policy accept;
+";
+    assert_eq!(hooks, expected);
+}
+
+#[test]
+fn taking_over_keeps_base_chains_and_sets_and_rewrites_rules() {
+    let at = Namespace::new();
+    let ranges = nets(&["10.1.0.0/24"]);
+    at.run(|| {
+        let mut program = install(settings());
+        let update = Update { ranges: Some(&ranges), open: &[(v4(2), BOTH)], judge_input: Some(true) };
+        program.replace(&update).unwrap();
+    });
+    let (before, bases) = (at.sh("nft -a list table inet podgate"), base_chains(&at));
+    assert_eq!(bases.len(), 5, "{before}");
+    let mut program = at.run(|| install(ProgramSettings { fail_open: true, queues: 7..=7, ..settings() }));
+    assert_eq!(base_chains(&at), bases);
+    assert_eq!((elements(&at, "ranges4"), elements(&at, "open_ingress4")), ("10.1.0.0/24".into(), "10.1.0.2".into()));
+    let after = at.sh("nft -a list table inet podgate");
+    assert_ne!(after, before);
+    let words = |text: &str| at.sh(&format!("cat <<'X' | sed 's/ # handle.*//'\n{text}\nX"));
+    assert_eq!(words(&after), words(&before), "the same rules, one of each");
+    assert!(after.contains("ct direction reply return"), "judging of input went on");
+    assert!(program.intact().unwrap());
+}
+
+#[test]
+fn chains_that_others_emptied_are_mended_by_installing_again() {
+    let at = Namespace::new();
+    at.run(|| install(settings()));
+    let before = listing(&at);
+    at.sh("nft flush table inet podgate; nft 'add rule inet podgate judge accept'");
+    at.run(|| install(settings()));
+    assert_eq!(listing(&at), before);
+}
+
+#[test]
+fn a_table_of_another_shape_is_not_taken_over() {
+    let at = Namespace::new();
+    at.sh("nft 'table inet podgate { chain settle { type filter hook postrouting priority 5; }; }'");
+    let before = at.sh("nft list ruleset");
+    let error = at.run(|| Program::install(settings()).err().unwrap());
+    assert!(matches!(error, Error::Occupied { .. }), "{error}");
+    assert!(error.to_string().contains("podgate cleanup"), "{error}");
+    assert_eq!(at.sh("nft list ruleset"), before);
+}
+
+#[test]
+fn applying_adds_and_takes_out_and_replacing_forgets() {
+    let at = Namespace::new();
+    let mut program = at.run(|| install(settings()));
+    let overlapping = nets(&["10.1.0.0/24", "10.1.1.0/24", "10.1.0.128/25", "10.2.0.0/16", "255.255.255.0/24"]);
+    let open = [(v4(2), BOTH), (v4(3), Open { ingress: true, egress: false }), (v4(4), NEITHER)];
+    program.apply(&Update { ranges: Some(&overlapping), open: &open, judge_input: None }).unwrap();
+    assert_eq!(elements(&at, "ranges4"), "10.1.0.0/23, 10.2.0.0/16, 255.255.255.0/24");
+    assert_eq!(elements(&at, "open_ingress4"), "10.1.0.2, 10.1.0.3");
+    assert_eq!(elements(&at, "open_egress4"), "10.1.0.2");
+
+    // Again, and what is not there, and two words on one address.
+    let open = [(v4(2), NEITHER), (v4(9), NEITHER), (v4(3), BOTH), (v4(5), NEITHER), (v4(5), BOTH), (v6(1), BOTH)];
+    for _ in 0..2 {
+        program.apply(&Update { open: &open, ..Update::default() }).unwrap();
+        assert_eq!(elements(&at, "open_egress4"), "10.1.0.3, 10.1.0.5");
+        assert_eq!(elements(&at, "open_ingress6"), "fd01::1");
+    }
+    assert_eq!(elements(&at, "ranges4"), "10.1.0.0/23, 10.2.0.0/16, 255.255.255.0/24");
+
+    let all = nets(&["0.0.0.0/0", "::/0"]);
+    program.replace(&Update { ranges: Some(&all), open: &[(v4(7), BOTH)], judge_input: None }).unwrap();
+    assert_eq!((elements(&at, "ranges4"), elements(&at, "ranges6")), ("0.0.0.0/0".into(), "::/0".into()));
+    assert_eq!((elements(&at, "open_egress4"), elements(&at, "open_ingress6")), ("10.1.0.7".into(), String::new()));
+    program.apply(&Update::default()).unwrap();
+}
+
+#[test]
+fn input_is_judged_only_while_wanted_and_its_base_chains_stay() {
+    let at = Namespace::new();
+    let mut program = at.run(|| install(settings()));
+    let rules = |at: &Namespace| at.sh("nft list chain inet podgate judge_input").lines().count() - 4;
+    for _ in 0..2 {
+        program.apply(&Update { judge_input: Some(true), ..Update::default() }).unwrap();
+        assert_eq!(rules(&at), 7);
+        let bases = base_chains(&at);
+        program.apply(&Update { judge_input: Some(false), ..Update::default() }).unwrap();
+        assert_eq!(rules(&at), 0);
+        assert_eq!(base_chains(&at), bases);
+        assert!(program.intact().unwrap());
+    }
+}
+
+#[test]
+fn cleanup_leaves_the_rules_of_others_as_they_were() {
+    let at = Namespace::new();
+    at.sh("nft 'table inet other { set s { type ipv4_addr; elements = { 1.2.3.4 }; }; chain c { type filter hook postrouting priority 98; ip saddr @s counter accept; }; }
+table ip podgate { chain x { }; }'");
+    let before = at.sh("nft -a list ruleset");
+    at.run(|| {
+        let mut program = install(ProgramSettings { udp_prerouting: Some(true), ..settings() });
+        program.apply(&Update { judge_input: Some(true), ..Update::default() }).unwrap();
+        assert_eq!(cleanup().unwrap(), Cleanup { table: true, connections: 0 });
+        assert_eq!(cleanup().unwrap(), Cleanup { table: false, connections: 0 });
+    });
+    assert_eq!(at.sh("nft -a list ruleset"), before);
+}
+
+#[test]
+fn probing_changes_nothing() {
+    let at = Namespace::new();
+    at.sh("nft 'table inet other { chain c { }; }'");
+    let monitored = at.run(|| {
+        let before = at.sh("nft -a list ruleset");
+        let features = probe().unwrap_or_else(|e| panic!("{e}"));
+        assert!(features.release > (4, 0), "{features:?}");
+        (before, at.sh("nft -a list ruleset"))
+    });
+    assert_eq!(monitored.0, monitored.1);
+}
+
+#[test]
+fn without_privileges_the_reason_is_told() {
+    let error = Namespace::new().run(|| {
+        // SAFETY: no pointers; the raw call changes this short-lived thread only, which the libc wrapper would not.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
+        [probe().err().unwrap(), Program::install(settings()).err().unwrap(), cleanup().err().unwrap()]
+    });
+    for error in error {
+        assert!(matches!(error, Error::NotPermitted { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("NET_ADMIN") && text.lines().count() == 1, "{text}");
+    }
+}
+
+#[test]
+fn unusable_settings_are_refused_before_anything_is_done() {
+    let at = Namespace::new();
+    at.run(|| {
+        let marks = Marks { packet: 0xf0f0, ..Marks::default() };
+        let error = Program::install(ProgramSettings { marks, ..settings() }).err().unwrap();
+        assert!(matches!(error, Error::Marks(MarksError::Packet(0xf0f0))), "{error}");
+        #[allow(clippy::reversed_empty_ranges)]
+        let error = Program::install(ProgramSettings { queues: 4..=3, ..settings() }).err().unwrap();
+        assert!(matches!(error, Error::Queues { first: 4, last: 3 }), "{error}");
+    });
+    assert_eq!(at.sh("nft list ruleset"), "");
+}
+
+#[test]
+fn whether_the_table_is_intact_is_known() {
+    let at = Namespace::new();
+    let mut program = at.run(|| install(settings()));
+    assert!(program.intact().unwrap());
+    at.sh("nft 'table inet other { chain c { }; }'");
+    assert!(program.intact().unwrap(), "someone else's table is no matter");
+    program.apply(&Update { open: &[(v4(2), BOTH)], ..Update::default() }).unwrap();
+    assert!(program.intact().unwrap());
+    for damage in [
+        "nft flush chain inet podgate judge",
+        "nft add rule inet podgate decide accept",
+        "nft insert rule inet podgate postrouting accept",
+        "nft 'chain inet podgate postrouting { policy drop; }'",
+        "nft add chain inet podgate more",
+        "nft flush ruleset",
+    ] {
+        at.sh(damage);
+        assert!(!program.intact().unwrap(), "{damage}");
+        assert!(!program.intact().unwrap(), "{damage}");
+        program = at.run(|| install(settings()));
+        assert!(program.intact().unwrap(), "{damage}");
+    }
+}
+
+#[test]
+fn the_guard_notices_what_others_do_to_the_table_only() {
+    let at = Namespace::new();
+    let mut program = at.run(|| install(settings()));
+    let mut guard = at.run(|| program.guard().unwrap());
+    let waker = guard.waker();
+    for (script, touched) in [
+        ("nft add table inet other", false),
+        ("nft add rule inet podgate judge accept", true),
+        ("nft add element inet podgate open_egress4 '{ 10.1.0.9 }'", true),
+        ("nft flush ruleset", true),
+    ] {
+        at.sh(script);
+        waker.wake();
+        if touched {
+            assert_eq!(guard.changed().unwrap(), Changed::Touched, "{script}");
+        }
+        assert_eq!(guard.changed().unwrap(), Changed::Woken, "{script}");
+    }
+    // What the program does itself is no news.
+    program = at.run(|| install(settings()));
+    guard = at.run(|| program.guard().unwrap());
+    program.apply(&Update { open: &[(v4(2), BOTH)], judge_input: Some(true), ..Update::default() }).unwrap();
+    guard.waker().wake();
+    assert_eq!(guard.changed().unwrap(), Changed::Woken);
+}
+
+#[test]
+fn a_hundred_thousand_addresses_are_one_change() {
+    let at = Namespace::new();
+    let mut program = at.run(|| install(settings()));
+    let v4 = (0..50_000_u32).map(|i| IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + i)));
+    let v6 = (0..50_000_u128).map(|i| IpAddr::V6(Ipv6Addr::from_bits((0xfd01 << 112) + i)));
+    let open: Vec<(IpAddr, Open)> = v4.chain(v6).map(|address| (address, BOTH)).collect();
+    let ranges = nets(&["10.0.0.0/8", "fd01::/64"]);
+    for round in 1..=2 {
+        let begun = Instant::now();
+        program.replace(&Update { ranges: Some(&ranges), open: &open, judge_input: None }).unwrap();
+        let took = begun.elapsed();
+        println!("replacing 100,000 open addresses (200,000 elements), round {round}: {took:?}");
+        assert!(took.as_secs() < 20, "{took:?}");
+    }
+    for (set, first) in [("open_ingress4", "10.0.0.0"), ("open_egress6", "fd01::c34f")] {
+        let count = at.sh(&format!("nft list set inet podgate {set} | grep -oE '[0-9a-f]+[.:][0-9a-f.:]+' | wc -l"));
+        assert_eq!(count.trim(), "50000", "{set}");
+        at.sh(&format!("nft get element inet podgate {set} '{{ {first} }}'"));
+    }
+    let begun = Instant::now();
+    let closed: Vec<_> = open.iter().map(|(address, _)| (*address, NEITHER)).collect();
+    program.apply(&Update { open: &closed, ..Update::default() }).unwrap();
+    println!("taking them all out again: {:?}", begun.elapsed());
+    assert_eq!(elements(&at, "open_egress6"), "");
+}
+
+#[test]
+fn other_bits_in_new_settings_are_written_down_for_cleanup() {
+    let at = Namespace::new();
+    let marks = Marks { packet: 0xf_0000, connection: 0x2, label: 7 };
+    at.run(|| install(settings()));
+    at.run(|| install(ProgramSettings { marks, ..settings() }));
+    let listed = listing(&at);
+    assert!(listed.contains("podgate bits: packet 0xf0000 connection 0x2 label 7"), "{listed}");
+    assert!(!listed.contains("0x3c00"), "{listed}");
+}
