@@ -14,8 +14,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(crate::run::RunArgs),
+    Demo(crate::demo::DemoArgs),
     Test(crate::check::TestArgs),
     Explain(crate::explain::ExplainArgs),
+    Cleanup(crate::cleanup::CleanupArgs),
 }
 
 /// How a reading command prints.
@@ -36,8 +39,11 @@ pub(crate) const INPUT_ERROR: u8 = 2;
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: anyhow::Result<ExitCode> = match cli.command {
+        Command::Run(args) => crate::run::main(&args),
+        Command::Demo(args) => crate::demo::main(&args),
         Command::Test(args) => crate::check::main(&args),
         Command::Explain(args) => crate::explain::main(&args),
+        Command::Cleanup(args) => crate::cleanup::main(&args),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("podgate: {error:#}");

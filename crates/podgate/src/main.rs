@@ -13,12 +13,17 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod cleanup;
 mod cli;
+mod demo;
 mod explain;
 mod file_args;
 mod loaded;
 mod parties;
 mod question;
+mod run;
+mod telemetry;
+mod worker;
 
 use std::process::ExitCode;
 

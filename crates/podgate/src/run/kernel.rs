@@ -8,13 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use podgate_netfilter::{Error, Open, Program, ProgramSettings, Update};
+use podgate_netfilter::{Error, Open, Program, ProgramSettings, Update, Waker};
 use podgate_policy::{Build, Exposure};
+use tokio::sync::mpsc::Sender;
+
+use super::inputs::{self, Input};
 
 /// The nftables program and what its sets hold.
-#[derive(Debug)]
 pub(crate) struct Kernel {
     program: Program,
+    settings: ProgramSettings,
+    /// Told of others' changes by a thread that this waker ends.
+    inputs: Sender<Input>,
+    guard: Option<Waker>,
     /// Pod ranges by setting; otherwise those of the Node objects.
     fixed_ranges: Option<Vec<IpNet>>,
     pod_ranges: Vec<IpNet>,
@@ -33,11 +39,15 @@ impl Kernel {
         settings: ProgramSettings,
         fixed_ranges: Vec<IpNet>,
         first: &Build,
+        inputs: Sender<Input>,
     ) -> Result<Self, Error> {
-        let program = Program::install(settings)?;
+        let program = Program::install(settings.clone())?;
         let fixed_ranges = (!fixed_ranges.is_empty()).then_some(fixed_ranges);
         let mut kernel = Kernel {
             program,
+            settings,
+            inputs,
+            guard: None,
             pod_ranges: fixed_ranges.clone().unwrap_or_default(),
             fixed_ranges,
             exposure: BTreeMap::new(),
@@ -47,6 +57,7 @@ impl Kernel {
         };
         kernel.take_in(first);
         kernel.rewrite()?;
+        kernel.watch()?;
         Ok(kernel)
     }
 
@@ -122,10 +133,23 @@ impl Kernel {
         self.program.intact()
     }
 
-    /// Puts the whole table back after somebody else touched it.
-    pub(crate) fn mend(&mut self, settings: ProgramSettings) -> Result<(), Error> {
-        self.program = Program::install(settings)?;
-        self.rewrite()
+    /// Writes the whole table anew, after a failure or somebody else's changes.
+    pub(crate) fn mend(&mut self) -> Result<(), Error> {
+        self.program = Program::install(self.settings.clone())?;
+        self.rewrite()?;
+        self.watch()
+    }
+
+    /// Watches for others' changes. The watch belongs to the program's socket, so a new program needs a new one.
+    fn watch(&mut self) -> Result<(), Error> {
+        let guard = self.program.guard()?;
+        let waker = guard.waker();
+        inputs::ruleset(guard, self.inputs.clone())
+            .map_err(|source| Error::Io { doing: "start a thread".to_owned(), source })?;
+        if let Some(before) = self.guard.replace(waker) {
+            before.wake();
+        }
+        Ok(())
     }
 
     /// Sets and ranges from nothing, in one transaction.

@@ -1,0 +1,34 @@
+//! `podgate cleanup`: takes away what an agent left in the kernel of this network namespace.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::Output;
+
+/// Take away the kernel's rules and marks that an agent left here; nothing is filtered afterwards. Does no harm where
+/// there are none. End the agent first: a running one puts its rules back.
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+pub(crate) fn main(args: &CleanupArgs) -> Result<ExitCode> {
+    let gone = podgate_netfilter::cleanup().context("cannot clean up")?;
+    match args.output {
+        Output::Json => println!("{}", json!({"table": gone.table, "connections": gone.connections})),
+        Output::Text => match gone.table {
+            true => println!(
+                "removed table inet podgate; {} connections are no longer remembered; nothing is filtered any more",
+                gone.connections
+            ),
+            false if gone.connections > 0 => println!("there was no table inet podgate; {} connections are no longer remembered", gone.connections),
+            false => println!("nothing to remove: no table inet podgate in this network namespace"),
+        },
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,281 @@
+//! The control loop: what the sources tell goes in, snapshots and kernel state come out, in the order that never lets
+//! through what it should not.
+//!
+//! ```text
+//!   changes ─▶ index ─▶ build ─▶ tighten the kernel ─▶ publish ─▶ wait until every worker uses it
+//!                                 ─▶ relax the kernel ─▶ judge touched connections again ─▶ telemetry
+//! ```
+//!
+//! One thread, so that no two changes ever interleave. It waits for messages only. Not here: how the kernel's state
+//! follows ([`kernel`](super::kernel)), who sends the messages ([`inputs`](super::inputs)).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use podgate_engine::{Counters, Flow, NodeOrigin, Port, Publication, RuleId, Snapshot, Verdict, protocol};
+use podgate_netfilter::{BridgeState, Marks, conntrack, ensure_bridged_filtered};
+use podgate_policy::{Build, Index, Warning};
+use podgate_watch::{Event, Problem};
+use tokio::sync::mpsc;
+
+use super::inputs::Input;
+use super::kernel::Kernel;
+use crate::telemetry;
+use crate::worker::Workers;
+
+/// The index, shared with whoever wants to know which pod has an address.
+pub(crate) type SharedIndex = Arc<Mutex<Index>>;
+
+/// Locks the index. A panic elsewhere does not make it unusable: the process ends by it in a release build.
+pub(crate) fn lock(index: &Mutex<Index>) -> MutexGuard<'_, Index> {
+    index.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Everything the loop moves.
+pub(crate) struct Control {
+    pub(crate) marks: Marks,
+    pub(crate) index: SharedIndex,
+    pub(crate) publication: Arc<Publication>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) state: Arc<telemetry::State>,
+    /// None until there is something to judge by.
+    pub(crate) workers: Option<Workers>,
+    pub(crate) inputs: mpsc::Receiver<Input>,
+    pub(crate) news: News,
+}
+
+/// What is told once: when it comes, not while it stays.
+#[derive(Default)]
+pub(crate) struct News {
+    problems: BTreeSet<Problem>,
+    warnings: BTreeSet<Warning>,
+    bridges: Option<telemetry::Hold>,
+    kernel: Option<telemetry::Hold>,
+    checked_bridges: BTreeSet<IpAddr>,
+}
+
+/// What came in since the last build.
+#[derive(Default)]
+pub(crate) struct Pending {
+    /// Something in the world changed.
+    pub(crate) dirty: bool,
+    /// When each change was noticed.
+    pub(crate) noticed: Vec<Instant>,
+}
+
+impl Control {
+    /// Takes in all that the source knows at the start; false if it ended before.
+    pub(crate) fn first_world(&mut self, pending: &mut Pending) -> Result<(), &'static str> {
+        while let Some(input) = self.inputs.blocking_recv() {
+            match input {
+                Input::Source(Event::Synced) => return Ok(()),
+                Input::Source(event) => self.take_event(event, pending),
+                Input::Stop(why) => return Err(why),
+                // Nothing is enforced yet that these could concern.
+                Input::RoutesGone(_) | Input::RulesetChanged | Input::LooseOver => {}
+            }
+        }
+        Err("the source ended")
+    }
+
+    /// Enforces each change until told to stop; gives the reason.
+    pub(crate) fn follow(&mut self, kernel: &mut Kernel) -> &'static str {
+        while let Some(first) = self.inputs.blocking_recv() {
+            let mut pending = Pending::default();
+            let mut next = Some(first);
+            // Whatever is there already goes into the same build.
+            while let Some(input) = next {
+                match input {
+                    Input::Source(event) => self.take_event(event, &mut pending),
+                    Input::RoutesGone(addresses) => self.forget(&addresses, &mut pending),
+                    Input::RulesetChanged => self.mend_if_broken(kernel),
+                    Input::LooseOver => self.be_strict(),
+                    Input::Stop(why) => return why,
+                }
+                next = self.inputs.try_recv().ok();
+            }
+            if pending.dirty {
+                self.enforce(kernel, pending);
+            }
+        }
+        "the source ended"
+    }
+
+    /// Makes a build the current snapshot, and waits until every worker uses it.
+    pub(crate) fn publish(&self, build: &Build) {
+        if let Some(last) = build.snapshot.rules().map(|(id, _)| id).max_by_key(|RuleId(n)| *n) {
+            self.counters.reserve(last);
+        }
+        self.publication.publish(Arc::clone(&build.snapshot));
+        self.workers.iter().for_each(Workers::wake);
+        self.publication.wait_until_used(build.snapshot.generation());
+    }
+
+    /// What is to be done after a build is in use and the kernel follows it: connections, bridges, telemetry.
+    pub(crate) fn settle(&mut self, build: &Build, kernel: &Kernel, pending: Pending, judge_all: bool) {
+        if judge_all || !build.touched.is_empty() {
+            self.judge_again(&build.snapshot);
+        }
+        self.watch_bridges(kernel);
+        self.tell_warnings();
+        self.state.enforced(build.snapshot.generation(), pending.noticed);
+        tracing::debug!(generation = build.snapshot.generation().0, "in force");
+    }
+
+    fn be_strict(&self) {
+        tracing::info!("the start-up period is over: connections are judged in their own orientation only");
+        self.workers.iter().for_each(Workers::be_strict);
+    }
+
+    fn enforce(&mut self, kernel: &mut Kernel, pending: Pending) {
+        let build = lock(&self.index).build();
+        let tightened = kernel.tighten(&build);
+        self.publish(&build);
+        let relaxed = tightened.and_then(|()| kernel.relax(&build));
+        self.state.kernel_transactions.inc();
+        match relaxed {
+            Ok(()) => self.news.kernel = None,
+            Err(error) => self.kernel_failed(&error.to_string(), kernel),
+        }
+        self.settle(&build, kernel, pending, false);
+    }
+
+    /// The kernel refused a change: what it holds now is older than the snapshot. Everything is written anew.
+    fn kernel_failed(&mut self, error: &str, kernel: &mut Kernel) {
+        tracing::error!(error, "the kernel refused a change: writing everything anew");
+        self.state.kernel_errors.inc();
+        self.mend(kernel);
+    }
+
+    fn mend_if_broken(&mut self, kernel: &mut Kernel) {
+        match kernel.intact() {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("somebody else changed or removed table inet podgate: putting it back");
+                self.state.kernel_repairs.inc();
+                self.mend(kernel);
+            }
+            Err(error) => tracing::error!(%error, "cannot look at the kernel's rules"),
+        }
+    }
+
+    fn mend(&mut self, kernel: &mut Kernel) {
+        match kernel.mend() {
+            Ok(()) => self.news.kernel = None,
+            Err(error) => {
+                self.state.kernel_errors.inc();
+                tracing::error!(%error, "cannot write the kernel's rules");
+                let reason = format!("the kernel's rules are not as they should be: {error}");
+                self.news.kernel = Some(self.state.readiness.hold(reason));
+            }
+        }
+    }
+
+    fn take_event(&mut self, event: Event, pending: &mut Pending) {
+        match event {
+            Event::Changes { changes, noticed } => {
+                let mut index = lock(&self.index);
+                changes.into_iter().for_each(|change| index.apply(change));
+                pending.dirty = true;
+                pending.noticed.push(noticed);
+            }
+            Event::Synced => {}
+            Event::Problems(problems) => self.tell_problems(problems),
+        }
+    }
+
+    fn forget(&mut self, addresses: &[IpAddr], pending: &mut Pending) {
+        let mut index = lock(&self.index);
+        for address in addresses {
+            if let Some(pod) = index.pod_at(*address) {
+                tracing::info!(%address, pod, "the address' route went away: nobody's until a pod claims it anew");
+                index.forget_address(*address);
+                self.state.addresses_gone.inc();
+                pending.dirty = true;
+            }
+        }
+        pending.noticed.push(Instant::now());
+    }
+
+    /// Takes our label off each connection that this snapshot would not accept: its next packet comes up.
+    fn judge_again(&self, snapshot: &Snapshot) {
+        let mut keep = |tracked: &conntrack::Tracked| {
+            let port = match tracked.port {
+                Some(port) => Port::Number(port),
+                None if protocol::has_ports(tracked.protocol) => Port::Unknown,
+                None => Port::None,
+            };
+            let flow = Flow {
+                source: tracked.source.into(),
+                destination: tracked.destination.into(),
+                protocol: tracked.protocol,
+                port,
+            };
+            snapshot.judge(&flow, NodeOrigin::Forged).verdict() == Verdict::Accept
+        };
+        match conntrack::revoke(&self.marks, &mut keep) {
+            Ok(revoked) => {
+                self.state.rejudged_connections.inc_by(revoked.looked_at as u64);
+                self.state.revoked_connections.inc_by(revoked.taken_back as u64);
+                if revoked.taken_back > 0 {
+                    tracing::info!(connections = revoked.taken_back, "established connections lost their permission");
+                }
+            }
+            Err(error) => {
+                self.state.kernel_errors.inc();
+                tracing::error!(%error, "cannot judge established connections again");
+            }
+        }
+    }
+
+    /// Not ready while packets between bridged pods pass unseen. Looked at when a pod became isolated.
+    fn watch_bridges(&mut self, kernel: &Kernel) {
+        let exposed: BTreeSet<IpAddr> = kernel.exposed().collect();
+        if self.news.bridges.is_none() && exposed.is_subset(&self.news.checked_bridges) {
+            self.news.checked_bridges = exposed;
+            return;
+        }
+        let addresses: Vec<IpAddr> = exposed.iter().copied().collect();
+        self.news.checked_bridges = exposed;
+        self.news.bridges = match ensure_bridged_filtered(&addresses) {
+            Ok(BridgeState::TurnedOn) => {
+                tracing::info!("pods are on a bridge: turned br_netfilter on, so that what they send each other is seen");
+                None
+            }
+            Ok(BridgeState::Unfiltered { reason }) => {
+                tracing::error!("{reason}");
+                Some(self.state.readiness.hold(reason))
+            }
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell whether pods are on a bridge");
+                None
+            }
+        };
+    }
+
+    fn tell_problems(&mut self, problems: Vec<Problem>) {
+        self.state.source_problems.set(problems.len() as i64);
+        let now: BTreeSet<Problem> = problems.into_iter().collect();
+        for problem in now.difference(&self.news.problems) {
+            tracing::error!("{}: {}", problem.place, problem.message);
+        }
+        for problem in self.news.problems.difference(&now) {
+            tracing::info!("{}: mended", problem.place);
+        }
+        self.news.problems = now;
+    }
+
+    fn tell_warnings(&mut self) {
+        let index = lock(&self.index);
+        let now: BTreeSet<Warning> = index.warnings().into_iter().collect();
+        for warning in now.difference(&self.news.warnings) {
+            tracing::warn!("{}: {}", warning.object, warning.message);
+        }
+        self.state.warnings.set(now.len() as i64);
+        drop(index);
+        self.news.warnings = now;
+    }
+}

@@ -1,0 +1,119 @@
+//! Who speaks to the control loop: the source of truth, routes, the ruleset, signals, the clock. Each is a task or a
+//! thread of its own that sends messages and knows nothing else.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use podgate_netfilter::{Changed, Guard, RouteWatch};
+use podgate_watch::Event;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{self, Sender};
+
+/// What the loop waits for.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The source of truth speaks.
+    Source(Event),
+    /// Host routes to these addresses went away.
+    RoutesGone(Vec<IpAddr>),
+    /// Somebody else changed our table.
+    RulesetChanged,
+    /// The start-up period is over.
+    LooseOver,
+    /// The agent is to end, and why.
+    Stop(&'static str),
+}
+
+/// Messages that may wait; a source that is faster than the loop waits in turn.
+pub(crate) const WAITING: usize = 1024;
+
+/// SIGTERM and SIGINT.
+pub(crate) fn signals(inputs: Sender<Input>) -> Result<()> {
+    for (kind, why) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+        let mut signals = signal(kind).with_context(|| format!("waiting for {why}"))?;
+        let inputs = inputs.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if inputs.send(Input::Stop(why)).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+/// The directory of manifests.
+pub(crate) fn manifests(directory: PathBuf, inputs: Sender<Input>) {
+    let (events, mut received) = mpsc::channel(WAITING);
+    let stopper = inputs.clone();
+    tokio::spawn(async move {
+        if let Err(error) = podgate_watch::manifests::follow(&directory, events).await {
+            tracing::error!(%error, "cannot follow {} any more", directory.display());
+            // The receiver may be gone already: then the agent is ending anyway.
+            let _ = stopper.send(Input::Stop("the manifests cannot be followed")).await;
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(event) = received.recv().await {
+            if inputs.send(Input::Source(event)).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// The end of the start-up period.
+pub(crate) fn strict_after(loose: Duration, inputs: Sender<Input>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(loose).await;
+        let _ = inputs.send(Input::LooseOver).await;
+    });
+}
+
+/// Host routes that go away, by a thread that ends with the process.
+pub(crate) fn routes(inputs: Sender<Input>) -> Result<()> {
+    let mut watch = RouteWatch::new().context("watching routes")?;
+    let work = move || {
+        loop {
+            match watch.gone() {
+                Ok(addresses) if addresses.is_empty() => {}
+                Ok(addresses) => {
+                    if inputs.blocking_send(Input::RoutesGone(addresses)).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot watch routes any more: addresses that pods leave behind stay known");
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("routes".to_owned()).spawn(work).context("starting a thread")?;
+    Ok(())
+}
+
+/// Others' changes of our table, by a thread that ends when the guard is woken.
+pub(crate) fn ruleset(mut guard: Guard, inputs: Sender<Input>) -> std::io::Result<()> {
+    let work = move || {
+        loop {
+            match guard.changed() {
+                Ok(Changed::Woken) => return,
+                Ok(_) => {
+                    if inputs.blocking_send(Input::RulesetChanged).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot watch the ruleset any more");
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("ruleset".to_owned()).spawn(work)?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! `podgate run`: the agent.
+//!
+//! ```text
+//!   inputs (source, routes, ruleset, signals, clock) ──▶ control ──▶ Publication ──▶ workers
+//!                                                          └──────▶ kernel (nftables)
+//!   settings: flags and environment          telemetry: HTTP from the first moment, so that a slow start can be asked why
+//! ```
+//!
+//! Here: putting the parts together, in the order that leaves no gap at the start and says what it leaves at the end.
+
+mod control;
+mod inputs;
+mod kernel;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use podgate_engine::{Counters, Publication, Snapshot};
+use podgate_policy::Index;
+use tokio::sync::mpsc;
+
+use self::control::{Control, News, Pending, lock};
+use self::kernel::Kernel;
+use self::settings::OnExit;
+pub(crate) use self::settings::RunArgs;
+use crate::telemetry::{self, DataPlane};
+
+/// Runs the agent until a signal ends it.
+pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
+    telemetry::logging::init(&args.log, args.log_format)?;
+    let settings = args.program()?;
+    if !args.manifests.is_dir() {
+        anyhow::bail!("{} is no directory: give --manifests a directory of YAML or JSON files", args.manifests.display());
+    }
+    // One clear line for each thing that is missing, before anything is changed.
+    let features = podgate_netfilter::probe()?;
+    tracing::info!(?features, version = env!("CARGO_PKG_VERSION"), "starting");
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let _entered = runtime.enter();
+    let state = telemetry::State::new();
+    let http = telemetry::http::serve(args.http, Arc::clone(&state))?;
+    tracing::info!(address = %http.address(), "listening");
+
+    let (sender, inputs) = mpsc::channel(inputs::WAITING);
+    inputs::signals(sender.clone())?;
+    inputs::routes(sender.clone())?;
+    inputs::manifests(args.manifests.clone(), sender.clone());
+
+    let queues = settings.queues.clone();
+    let counters = Arc::new(Counters::new(queues.len()));
+    let publication = Publication::new(Arc::new(Snapshot::empty()), queues.len());
+    let index = Index::new(args.locality());
+    let mut control = Control {
+        marks: settings.marks,
+        index: Arc::new(Mutex::new(index)),
+        publication: Arc::clone(&publication),
+        counters: Arc::clone(&counters),
+        state: Arc::clone(&state),
+        workers: None,
+        inputs,
+        news: News::default(),
+    };
+    let plane = DataPlane::new(Arc::clone(&publication), counters, queues, telemetry::DEFAULT_RULE_SERIES);
+    state.register(plane);
+
+    let mut pending = Pending::default();
+    let mut events = None;
+    let why = match control.first_world(&mut pending) {
+        Err(why) => why,
+        Ok(()) => {
+            // Published before it is installed: from the first diverted packet on, there is somebody to judge it.
+            let first = lock(&control.index).build();
+            control.publish(&first);
+            events = Some(serve::start(args, &settings, &mut control)?);
+            let mut kernel = Kernel::install(settings, args.pod_cidrs.clone(), &first, sender.clone())
+                .context("programming the kernel")?;
+            state.kernel_transactions.inc();
+            if !kernel.knows_ranges() {
+                tracing::warn!(
+                    "pod ranges are not known (no Node with spec.podCIDRs, no --pod-cidr): only addresses known to be \
+                     isolated are diverted, a new pod's only once its object is here"
+                );
+            }
+            // What an earlier agent accepted may be forbidden by now.
+            control.settle(&first, &kernel, pending, true);
+            state.readiness.synced();
+            inputs::strict_after(args.loose(), sender);
+            control.follow(&mut kernel)
+        }
+    };
+    tracing::info!(why, "ending");
+    end(args)?;
+    if let Some(workers) = control.workers.take() {
+        workers.stop();
+    }
+    drop(events);
+    http.stop();
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the kernel as the setting says. The rules go first: a packet that comes while the workers end is not lost.
+fn end(args: &RunArgs) -> Result<()> {
+    match args.on_exit() {
+        OnExit::Keep if args.fail_open => tracing::info!(
+            "the rules stay: what needs a verdict passes until an agent is back (podgate cleanup takes everything away)"
+        ),
+        OnExit::Keep => tracing::info!(
+            "the rules stay: accepted connections go on, what needs a verdict is dropped until an agent is back \
+             (podgate cleanup takes everything away)"
+        ),
+        OnExit::Remove => {
+            let gone = podgate_netfilter::cleanup().context("taking the kernel's rules away")?;
+            tracing::info!(connections = gone.connections, "the rules are gone: nothing is filtered any more");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! Whose address it is: reuse, addresses that nobody is known to have, pods that come late.
+
+
+
+use podgate_sandbox::ProbeKind::{Tcp, Udp};
+use podgate_sandbox::{Packet, PodOptions, Probe};
+
+use crate::kit::{LONG, Node, pod_file, policy};
+
+const WEB_FROM_FRIENDS: &str =
+    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {friend: 'yes'}}}]}]}";
+
+#[test]
+fn an_address_that_another_pod_takes_over_has_the_new_pods_permissions() {
+    let mut node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
+    let _server = web.server(&[80], &[]).expect("a server");
+    let friend = node.pod(PodOptions::new("shop/friend").label("friend", "yes"));
+    node.write("policy.yaml", &policy("web", "shop", WEB_FROM_FRIENDS));
+    node.start(&[]);
+    node.expect(&[Probe::open(friend.client(), web.v4(), Tcp(80))]);
+    let (addresses, file) = (friend.addresses().to_vec(), pod_file(&friend));
+    // The friend has finished but its object is still there, as a Job's pod would be.
+    node.enforced(|| node.write(&file, &friend.manifest().replace("phase: Running", "phase: Succeeded")));
+    drop(friend);
+    let mut options = PodOptions::new("shop/stranger");
+    options.addresses = addresses;
+    let stranger = node.enforced(|| node.pod(options));
+    node.expect(&[
+        Probe::closed(stranger.client(), web.v4(), Tcp(80)),
+        Probe::closed(stranger.client(), web.v6(), Tcp(80)),
+    ]);
+}
+
+#[test]
+fn an_address_whose_route_goes_away_is_nobodys_until_a_pod_claims_it() {
+    let mut node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let web = node.pod(PodOptions::new("shop/web"));
+    let _server = web.server(&[80], &[]).expect("a server");
+    let old = node.pod(PodOptions::new("shop/old"));
+    node.start(&[]);
+    node.expect(&[Probe::open(old.client(), web.v4(), Tcp(80))]);
+    let addresses = old.addresses().to_vec();
+    node.enforced(|| old.unplug());
+    drop(old);
+    // The CNI gave the address to another pod, of which nothing is known yet; the old pod's object is still there.
+    let mut options = PodOptions::new("shop/new");
+    options.addresses = addresses;
+    let new = node.host.pod(options).expect("a pod");
+    node.expect(&[Probe::closed(new.client(), web.v4(), Tcp(80))]);
+    node.enforced(|| node.tell(&new));
+    node.expect(&[Probe::open(new.client(), web.v4(), Tcp(80)), Probe::open(new.client(), web.v6(), Tcp(80))]);
+}
+
+#[test]
+fn a_packet_of_an_unknown_pod_waits_for_its_identity_and_is_judged_by_it() {
+    let mut node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
+    let server = web.server(&[], &[53]).expect("a server");
+    node.write("policy.yaml", &policy("web", "shop", WEB_FROM_FRIENDS));
+    node.start(&[]);
+    let late = node.host.pod(PodOptions::new("shop/late").label("friend", "yes")).expect("a pod");
+    // One datagram, sent once: it arrives only if it was kept until the pod was known.
+    late.netns().send(&Packet::udp((late.v4(), 4000).into(), (web.v4(), 53).into(), b"early")).expect("sent");
+    node.await_metric("podgate_held_packets_total", 1.0);
+    node.enforced(|| node.tell(&late));
+    assert!(server.await_arrival(LONG, |a| a.data == b"early").is_some(), "{}", node.log());
+}
+
+#[test]
+fn a_packet_of_an_address_that_stays_unknown_is_denied_in_the_end() {
+    let mut node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let web = node.pod(PodOptions::new("shop/web"));
+    let server = web.server(&[], &[53]).expect("a server");
+    node.start(&[]);
+    let unknown = node.host.pod(PodOptions::new("shop/unknown")).expect("a pod");
+    unknown.netns().send(&Packet::udp((unknown.v4(), 4000).into(), (web.v4(), 53).into(), b"who")).expect("sent");
+    node.await_metric("podgate_hold_expired_packets_total", 1.0);
+    assert!(server.arrivals().is_empty());
+}
+
+#[test]
+fn a_remote_pod_with_an_unknown_address_is_judged_as_an_address() {
+    let mut node = Node::new();
+    let far = node.neighbour(2);
+    node.write("node.yaml", &(node.host.manifest() + &far.manifest()));
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
+    let _server = web.server(&[80], &[53]).expect("a server");
+    let there = far.pod(PodOptions::new("shop/there")).expect("a pod");
+    node.write("policy.yaml", &policy("web", "shop", "{podSelector: {}, ingress: [{ports: [{port: 80}]}]}"));
+    node.start(&[]);
+    node.expect(&[
+        Probe::open(there.client(), web.v4(), Tcp(80)),
+        Probe::closed(there.client(), web.v4(), Udp(53)),
+    ]);
+}
+
+#[test]
+fn without_pod_ranges_what_is_isolated_is_judged_and_the_log_says_so() {
+    let mut node = Node::new();
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
+    let client = node.pod(PodOptions::new("shop/client"));
+    let _server = web.server(&[80], &[]).expect("a server");
+    node.start(&[]);
+    node.agent().await_line("pod ranges are not known");
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80))]);
+    node.apply("policy.yaml", &policy("web", "shop", WEB_FROM_FRIENDS));
+    node.expect(&[
+        Probe::closed(client.client(), web.v4(), Tcp(80)),
+        Probe::open(web.client(), client.v4(), podgate_sandbox::ProbeKind::Echo),
+    ]);
+}

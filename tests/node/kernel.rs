@@ -1,0 +1,93 @@
+//! What is done to packets and tables in the kernel: others' marks, others' tables, others' hands.
+
+use podgate_sandbox::ProbeKind::Tcp;
+use podgate_sandbox::{PATIENCE, Pod, PodOptions, Probe, Server};
+
+use crate::kit::{Node, policy};
+
+fn pair() -> (Node, Pod, Pod, Server) {
+    let node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
+    let client = node.pod(PodOptions::new("shop/client"));
+    let server = web.server(&[80, 81], &[]).expect("a server");
+    node.write(
+        "policy.yaml",
+        &policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]}"),
+    );
+    (node, web, client, server)
+}
+
+fn nft(node: &Node, rules: &str) {
+    let (ok, said) = node.command("nft", &[rules]);
+    assert!(ok, "{said}");
+}
+
+#[test]
+fn marks_of_others_survive_a_verdict_and_ours_do_not_leave() {
+    let (mut node, web, client, _server) = pair();
+    // kube-proxy's bits before us, and a counter behind us for each outcome.
+    nft(
+        &node,
+        "table inet others { chain before { type filter hook forward priority filter; meta mark set meta mark or 0xabcd4000; }; \
+         chain after { type filter hook postrouting priority 300; meta mark 0xabcd4000 counter name kept; \
+         meta mark != 0xabcd4000 ip daddr 10.244.0.0/16 tcp dport 80 counter name lost; }; counter kept { }; counter lost { }; }",
+    );
+    node.start(&[]);
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
+    for _ in 0..3 {
+        connection.ping(PATIENCE).expect("permitted");
+    }
+    let counters = node.command("nft", &["list", "counters", "table", "inet", "others"]).1;
+    let count = |name: &str| {
+        let after = counters.split_once(&format!("counter {name} {{")).expect("the counter").1;
+        after.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok()).expect("a number")
+    };
+    assert!(count("kept") > 0 && count("lost") == 0, "{counters}");
+}
+
+#[test]
+fn a_service_address_is_judged_as_the_pod_behind_it() {
+    let (mut node, web, client, _server) = pair();
+    nft(
+        &node,
+        "table ip services { chain prerouting { type nat hook prerouting priority dstnat; \
+         ip daddr 10.96.0.1 tcp dport 8080 dnat to 10.244.1.2:80; ip daddr 10.96.0.1 tcp dport 8081 dnat to 10.244.1.2:81; }; }",
+    );
+    assert_eq!(web.v4().to_string(), "10.244.1.2", "the first pod's address");
+    node.start(&[]);
+    let service = "10.96.0.1".parse().expect("an address");
+    node.expect(&[
+        Probe::open(client.client(), service, Tcp(8080)),
+        Probe::closed(client.client(), service, Tcp(8081)),
+    ]);
+    let mut connection = client.client().open(service, 8080, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    node.apply("policy.yaml", &policy("web", "shop", "{podSelector: {matchLabels: {app: web}}}"));
+    assert!(connection.ping(podgate_sandbox::DENY_WAIT).is_err(), "{}", node.log());
+}
+
+#[test]
+fn a_flushed_ruleset_is_put_back() {
+    let (mut node, web, client, _server) = pair();
+    node.start(&[]);
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81))]);
+    nft(&node, "flush ruleset");
+    node.await_metric("podgate_kernel_repairs_total", 1.0);
+    node.expect(&[
+        Probe::closed(client.client(), web.v4(), Tcp(81)),
+        Probe::open(client.client(), web.v4(), Tcp(80)),
+    ]);
+}
+
+#[test]
+fn traffic_that_is_no_pods_is_not_touched() {
+    let (mut node, _web, _client, _server) = pair();
+    let near = node.host.outside("near", &["198.51.100.7".parse().expect("one")]).expect("an outside");
+    let far = node.host.outside("far", &["203.0.113.9".parse().expect("one")]).expect("an outside");
+    let _server = far.server(&[80], &[]).expect("a server");
+    node.start(&[]);
+    let before = node.metric("podgate_packets_total{verdict=\"accept\"}");
+    node.expect(&[Probe::open(near.netns().client(), far.addresses()[0], Tcp(80))]);
+    assert_eq!(node.metric("podgate_packets_total{verdict=\"accept\"}"), before);
+}

@@ -1,0 +1,133 @@
+//! Start, end, crash and clean-up: fails closed unless told otherwise, and leaves what it should.
+
+use podgate_sandbox::ProbeKind::Tcp;
+use podgate_sandbox::{PATIENCE, Pod, PodOptions, Probe, Server};
+
+use crate::kit::{Agent, Node, binary, policy};
+
+fn pair() -> (Node, Pod, Pod, Server) {
+    let node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
+    let client = node.pod(PodOptions::new("shop/client"));
+    let server = web.server(&[80, 81], &[]).expect("a server");
+    node.write(
+        "policy.yaml",
+        &policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]}"),
+    );
+    (node, web, client, server)
+}
+
+fn table(node: &Node) -> bool {
+    node.command("nft", &["list", "table", "inet", "podgate"]).0
+}
+
+#[test]
+fn killed_it_fails_closed_and_accepted_connections_go_on() {
+    let (mut node, web, client, _server) = pair();
+    node.start(&[]);
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    node.kill();
+    connection.ping(PATIENCE).expect("it goes on");
+    node.expect(&[
+        Probe::closed(client.client(), web.v4(), Tcp(80)),
+        Probe::closed(client.client(), web.v6(), Tcp(81)),
+        // Nothing isolates the client: known to be open, no verdict needed.
+        Probe::open(web.client(), client.v4(), podgate_sandbox::ProbeKind::Echo),
+    ]);
+    node.start(&[]);
+    node.expect(&[
+        Probe::open(client.client(), web.v4(), Tcp(80)),
+        Probe::closed(client.client(), web.v4(), Tcp(81)),
+    ]);
+    connection.ping(PATIENCE).expect("it still goes on");
+}
+
+#[test]
+fn killed_with_fail_open_everything_passes() {
+    let (mut node, web, client, _server) = pair();
+    node.start(&["--fail-open"]);
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81))]);
+    node.kill();
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(81)), Probe::open(client.client(), web.v6(), Tcp(80))]);
+    node.start(&["--fail-open"]);
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81))]);
+}
+
+#[test]
+fn a_graceful_end_keeps_the_node_closed_and_says_so() {
+    let (mut node, web, client, _server) = pair();
+    node.start(&[]);
+    node.agent().process.signal(nix::sys::signal::Signal::SIGTERM);
+    node.agent().await_line("the rules stay");
+    node.stop();
+    assert!(table(&node));
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(80))]);
+    let (ok, said) = node.command(binary().to_str().expect("text"), &["cleanup"]);
+    assert!(ok && said.contains("table inet podgate"), "{said}");
+    assert!(!table(&node));
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(81))]);
+    // A second time there is nothing to do, and that is no error.
+    let (ok, said) = node.command(binary().to_str().expect("text"), &["cleanup"]);
+    assert!(ok, "{said}");
+}
+
+#[test]
+fn a_graceful_end_with_remove_leaves_other_tables_alone_and_no_trace() {
+    let (mut node, web, client, _server) = pair();
+    let ruleset = "table ip others { chain forward { type filter hook forward priority filter; counter accept; } }";
+    assert!(node.command("nft", &[ruleset]).0 || node.command("nft", &["add", "table", "ip", "others"]).0);
+    let before = node.command("nft", &["--stateless", "list", "ruleset"]).1;
+    node.start(&["--on-exit", "remove"]);
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81)), Probe::open(client.client(), web.v4(), Tcp(80))]);
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    node.stop();
+    assert_eq!(node.command("nft", &["--stateless", "list", "ruleset"]).1, before);
+    let entries = node.command("conntrack", &["-L", "-o", "labels"]).1;
+    assert!(!entries.contains("labels=0x") || !entries.contains("mark=4096"), "{entries}");
+    connection.ping(PATIENCE).expect("it goes on");
+}
+
+#[test]
+fn a_second_agent_on_the_node_is_refused_with_the_reason() {
+    let (mut node, web, client, _server) = pair();
+    node.start(&[]);
+    let second = Agent::start(node.netns(), node.directory(), &["--http", "127.0.0.1:9841"]);
+    let (ok, said) = second.ended();
+    assert!(!ok && said.contains("in use by another process"), "{said}");
+    // The first one goes on as if nothing had been.
+    node.expect(&[
+        Probe::open(client.client(), web.v4(), Tcp(80)),
+        Probe::closed(client.client(), web.v4(), Tcp(81)),
+    ]);
+}
+
+#[test]
+fn without_the_capability_it_ends_with_one_clear_line() {
+    let (node, ..) = pair();
+    let agent = Agent::start_without(node.netns(), node.directory(), "net_admin");
+    let (ok, said) = agent.ended();
+    assert!(!ok && said.contains("NET_ADMIN"), "{said}");
+}
+
+#[test]
+fn the_nfq_crate_serves_as_well() {
+    let (mut node, web, client, _server) = pair();
+    node.start(&["--receiver", "nfq", "--queues", "3"]);
+    node.expect(&[
+        Probe::open(client.client(), web.v4(), Tcp(80)),
+        Probe::open(client.client(), web.v6(), Tcp(80)),
+        Probe::closed(client.client(), web.v4(), Tcp(81)),
+    ]);
+}
+
+#[test]
+fn every_flag_is_an_environment_variable_and_usage_errors_are_2() {
+    let node = Node::new();
+    let (ok, said) = node.command("env", &["PODGATE_MARK_MASK=0x5", binary().to_str().expect("text"), "run", "--manifests", "/nonexistent"]);
+    assert!(!ok && said.contains("four adjacent bits"), "{said}");
+    let (ok, said) = node.command(binary().to_str().expect("text"), &["run", "--manifests", "/nonexistent"]);
+    assert!(!ok && said.contains("/nonexistent"), "{said}");
+}

@@ -1,0 +1,14 @@
+//! The agent on real packets: each test has a node of its own in network namespaces, with the real binary on it.
+//!
+//! `kit` is what all stand on; the other rooms are named for what they show.
+
+mod addresses;
+mod bridged;
+mod established;
+mod kernel;
+mod kit;
+mod lifecycle;
+mod observed;
+mod own_node;
+mod packets;
+mod walkthrough;

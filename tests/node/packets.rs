@@ -1,0 +1,111 @@
+//! Packets that are not like others: fragments, forged neighbour discovery, ICMP errors, segments that nobody asked for.
+
+use std::net::IpAddr;
+
+use podgate_sandbox::ProbeKind::{Echo, Udp};
+use podgate_sandbox::{Packet, Pod, PodOptions, Probe, Server};
+
+use crate::kit::{LONG, Node, deny_all, policy};
+
+fn pair() -> (Node, Pod, Pod, Server) {
+    let node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
+    let client = node.pod(PodOptions::new("shop/client"));
+    let server = web.server(&[80], &[53, 54]).expect("a server");
+    node.write(
+        "policy.yaml",
+        &policy(
+            "dns",
+            "shop",
+            "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: UDP, port: 53}]}]}",
+        ),
+    );
+    (node, web, client, server)
+}
+
+fn v6(address: IpAddr) -> std::net::Ipv6Addr {
+    match address {
+        IpAddr::V6(address) => address,
+        IpAddr::V4(_) => panic!("{address} is no IPv6 address"),
+    }
+}
+
+#[test]
+fn fragments_are_judged_by_the_port_in_their_first_one() {
+    let (mut node, web, client, server) = pair();
+    node.start(&[]);
+    let text = vec![b'x'; 3000];
+    for (source, destination) in [(client.v4(), web.v4()), (client.v6(), web.v6())] {
+        // Forbidden port first: if it came through, it would be there before the permitted one.
+        for port in [54, 53] {
+            let whole = Packet::udp((source, 4000 + port).into(), (destination, port).into(), &text).identification(port.into());
+            for fragment in whole.fragments(1200) {
+                client.netns().send_ip(destination, &fragment).expect("sent");
+            }
+        }
+        let arrival = server.await_arrival(LONG, |a| a.peer.ip() == source && a.data.len() == text.len());
+        let arrival = arrival.unwrap_or_else(|| panic!("no fragmented datagram from {source}\n{}", node.log()));
+        assert_eq!(arrival.port, 53);
+    }
+    assert!(server.arrivals().iter().all(|a| a.port != 54), "{:?}", server.arrivals());
+}
+
+#[test]
+fn a_forged_neighbour_solicitation_from_afar_is_no_way_in() {
+    let (mut node, web, client, _server) = pair();
+    node.write("deny.yaml", &deny_all("shop"));
+    node.start(&[]);
+    let capture = web.netns().capture(None).expect("a capture");
+    let (source, destination) = (v6(client.v6()), v6(web.v6()));
+    // Type 133 to 137, from a pod, routed: its hop limit is below 255 when it comes out.
+    for kind in 133..=137u8 {
+        let body = Packet::icmp(source.into(), destination.into(), kind, 0, b"\0\0\0\0secret");
+        client.netns().send(&body.ttl(255)).expect("sent");
+    }
+    let solicitation = Packet::neighbour_solicitation(source, destination, destination, [2, 0, 0, 0, 0, 1]);
+    client.netns().send(&solicitation.ttl(255)).expect("sent");
+    node.expect(&[Probe::open(node.netns().client(), web.v6(), Echo)]);
+    let leaked = capture.wait(std::time::Duration::from_millis(1), |p| {
+        p.ends() == Some((source.into(), destination.into())) && p.protocol() == Some(58)
+    });
+    assert!(leaked.is_none(), "neighbour discovery from afar arrived: {leaked:?}");
+}
+
+#[test]
+fn icmp_errors_about_a_permitted_connection_get_back_and_others_do_not() {
+    let (mut node, web, client, _server) = pair();
+    node.start(&[]);
+    // Nobody listens on the client's port 9: web's answer there is refused by ICMP; the other way round likewise.
+    let open = policy("any", "shop", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: UDP, port: 9}]}]}");
+    node.apply("more.yaml", &open);
+    let socket = client.client().datagrams(web.v4(), 9).expect("a socket");
+    socket.set_read_timeout(Some(LONG)).expect("set");
+    socket.send(b"anybody?").expect("sent");
+    let error = socket.recv(&mut [0; 16]).expect_err("nobody listens there");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}\n{}", node.log());
+    // An error about a connection that never was is invalid: dropped, as web is isolated.
+    let capture = web.netns().capture(None).expect("a capture");
+    let never = Packet::udp((web.v4(), 999).into(), (client.v4(), 999).into(), b"never sent");
+    client.netns().send(&Packet::port_unreachable(client.v4(), &never)).expect("sent");
+    node.expect(&[Probe::open(client.client(), web.v4(), Udp(53))]);
+    let leaked = capture.wait(std::time::Duration::from_millis(1), |p| {
+        p.protocol() == Some(1) && p.ends() == Some((client.v4(), web.v4()))
+    });
+    assert!(leaked.is_none(), "{leaked:?}");
+}
+
+#[test]
+fn an_untracked_datagram_is_judged_both_ways_and_never_remembered() {
+    let (mut node, web, client, _server) = pair();
+    let rules = "table inet notrack { chain prerouting { type filter hook prerouting priority raw; udp sport { 53, 54 } notrack; udp dport { 53, 54 } notrack; }; }";
+    let (ok, said) = node.command("nft", &[rules]);
+    assert!(ok, "{said}");
+    node.start(&[]);
+    node.expect(&[
+        Probe::open(client.client(), web.v4(), Udp(53)),
+        Probe::open(client.client(), web.v6(), Udp(53)),
+        Probe::closed(client.client(), web.v4(), Udp(54)),
+    ]);
+    assert!(node.metric("podgate_untracked_packets_total") >= 2.0);
+}
