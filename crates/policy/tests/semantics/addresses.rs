@@ -78,6 +78,16 @@ fn an_address_belongs_to_the_newest_pod_whatever_the_order_of_arrival() {
 }
 
 #[test]
+fn a_newer_pod_has_the_address_even_while_it_terminates() {
+    let some = objects![
+        pod("shop/old").label("app", "tool").at("10.1.0.50").created(10),
+        pod("shop/new").label("app", "web").at("10.1.0.50").created(20).terminating(),
+        pod("shop/done").label("app", "tool").at("10.1.0.50").created(30).finished(),
+    ];
+    in_every_order(some.try_into().unwrap(), |c| c.ingress("10.1.0.50 -> shop/db TCP 80", RULE));
+}
+
+#[test]
 fn of_pods_of_one_age_a_terminating_one_gives_way_then_the_greater_name_has_it() {
     let some = objects![
         pod("shop/z").label("app", "tool").at("10.1.0.50").created(10).terminating(),
@@ -159,6 +169,18 @@ fn exposure_says_of_every_pod_address_which_directions_are_judged() {
     assert_eq!(exposed(&mut c, some.next().unwrap()), told(true, false));
     assert_eq!(exposed(&mut c, some.next().unwrap()), told(true, true));
     assert_eq!(exposed(&mut c, some.next().unwrap()), None);
+}
+
+#[test]
+fn the_annotation_exposes_ingress_only_whatever_old_policies_there_are() {
+    let mut c = Cluster::of(objects());
+    for object in objects![namespace("shop").annotated(), legacy("shop/old").ingress(rule()).egress(rule())] {
+        c.index.apply(Change::Apply(object));
+    }
+    let exposure = c.index.build().exposure;
+    let expected = (address("10.1.0.11"), Some(Exposure { ingress: true, egress: false }));
+    assert!(exposure.contains(&expected), "{exposure:?}");
+    assert!(exposure.iter().all(|(_, e)| e.is_none_or(|e| !e.egress)), "{exposure:?}");
 }
 
 #[test]

@@ -56,6 +56,9 @@ fn a_deny_of_one_port_is_about_packets_that_do_not_show_theirs() {
     c.ingress("lab/web -> shop/db TCP 23", "allow admin//a/ingress/1");
     c.ingress("lab/web -> shop/db TCP ?", "deny admin//a/ingress/0");
     c.ingress("lab/web -> shop/db UDP ?", "allow admin//a/ingress/1");
+    let c = cluster_with(objects![admin("a", 1).ingress(deny().port_named(Tcp, "sql"))]);
+    c.ingress("lab/web -> shop/db TCP ?", "deny admin//a/ingress/0");
+    c.ingress("lab/web -> shop/job TCP ?", "allow"); // it has no port of that name
     let c = cluster_with(objects![baseline("z", 1).ingress(deny().port(Tcp, 22))]);
     c.ingress("lab/web -> shop/db TCP 23", "allow");
     c.ingress("lab/web -> shop/db TCP ?", "deny baseline//z/ingress/0");

@@ -68,6 +68,17 @@ fn a_nodes_address_is_known_from_its_pods_too() {
 }
 
 #[test]
+fn finished_pods_say_nothing_of_a_nodes_addresses() {
+    let mut c = isolated();
+    c.apply(objects![
+        pod("lab/done").at("10.2.0.99").on("n1").host_at("10.0.9.1").finished(),
+        pod("lab/done-too").host_network().at("10.0.9.2").on("n1").finished(),
+    ]);
+    c.ingress("10.0.9.1 -> shop/db TCP 80", DENIED);
+    c.egress("shop/db -> 10.0.9.2 TCP 80", DENIED_OUT);
+}
+
+#[test]
 fn a_node_without_an_object_is_known_from_its_pods() {
     let mut c = isolated();
     c.apply(objects![pod("shop/new").at("10.1.0.40").on("n9").host_at("10.0.0.9")]);
