@@ -132,16 +132,26 @@ impl Client {
     /// # Errors
     /// What became of the attempt.
     pub fn ask(&self, address: IpAddr, port: u16, timeout: Duration) -> Result<String, Outcome> {
+        self.get(address, port, "/", timeout).map(|(_, body)| body)
+    }
+
+    /// Asks any HTTP server for a path; returns the status (0: none was given) and the body.
+    ///
+    /// # Errors
+    /// What became of the attempt.
+    pub fn get(&self, address: IpAddr, port: u16, path: &str, timeout: Duration) -> Result<(u16, String), Outcome> {
         let mut stream = self.open(address, port, timeout)?.stream;
-        let talk = |stream: &mut TcpStream| -> io::Result<String> {
+        let mut talk = || -> io::Result<String> {
             stream.set_read_timeout(Some(timeout))?;
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", SocketAddr::new(address, port))?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             Ok(answer)
         };
-        let answer = talk(&mut stream).map_err(|e| Outcome::of(&e))?;
-        Ok(answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+        let answer = talk().map_err(|e| Outcome::of(&e))?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
+        Ok((status, body.to_owned()))
     }
 
     /// Whether a datagram is echoed.

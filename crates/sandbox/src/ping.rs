@@ -9,7 +9,7 @@ use socket2::{Protocol, Type};
 
 use crate::{Client, Outcome, packet};
 
-static SEQUENCE: AtomicU16 = AtomicU16::new(1);
+static IDENTIFIER: AtomicU16 = AtomicU16::new(1);
 
 impl Client {
     /// Whether an ICMP or ICMPv6 echo request is answered.
@@ -18,9 +18,8 @@ impl Client {
     }
 
     fn echo(&self, address: IpAddr, timeout: Duration) -> io::Result<()> {
-        // The pair of identifier and sequence number is this request's alone, whatever else pings from here.
-        let identifier = std::process::id() as u16;
-        let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+        // An identifier of its own, so that conntrack takes no two pings for one flow.
+        let (identifier, sequence) = (IDENTIFIER.fetch_add(1, Ordering::Relaxed), 1);
         let (protocol, reply) = match address {
             IpAddr::V4(_) => (Protocol::ICMPV4, 0),
             IpAddr::V6(_) => (Protocol::ICMPV6, 129),

@@ -1,0 +1,131 @@
+//! The last act: a policy is edited while a client keeps connecting, and the time until it sees the change.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use podgate_sandbox::{Client, Connection, DENY_WAIT, Outcome, PATIENCE};
+
+use super::agent::Agent;
+use super::cast::Cast;
+use super::examples::EDITED;
+use super::interrupt::Interrupt;
+use super::report::tell;
+use super::stage::Stage;
+
+/// How often the policy is edited to and fro.
+const ROUNDS: usize = 5;
+/// A connection that is allowed comes about well within this; one that is not is given up after it.
+const BRIEF: Duration = Duration::from_millis(5);
+/// The policy is in force long before that, or something is wrong.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The times that changes took to show.
+#[derive(Debug, Default)]
+pub(super) struct Edited {
+    /// From the edit to the first new connection that did not come about.
+    pub(super) closed: Vec<Duration>,
+    /// From the edit to the first that came about.
+    pub(super) opened: Vec<Duration>,
+    /// An established connection that the edit forbids was cut each time, and lived on when it was allowed again.
+    pub(super) cut: bool,
+    /// Some change did not show at all.
+    pub(super) missing: bool,
+}
+
+impl Edited {
+    /// Every change showed.
+    pub(super) fn as_expected(&self) -> bool {
+        self.cut && !self.missing
+    }
+}
+
+/// Edits the policy to and fro.
+pub(super) fn perform(
+    number: usize,
+    cast: &Cast,
+    stage: &Stage,
+    agent: &mut Agent,
+    interrupt: &Interrupt,
+) -> Result<Edited> {
+    tell!("{number:>2}  A policy is edited while a client keeps connecting ({ROUNDS} times to and fro)");
+    let (client, server) = (cast.pod("shop/busybox-access")?.client(), cast.pod("shop/nginx")?.v4());
+    let open = EDITED.text();
+    let closed = open.replace(r#"access: "true""#, r#"access: "revoked""#);
+    stage.show(EDITED)?;
+    agent.await_next()?;
+    let mut edited = Edited { cut: true, ..Edited::default() };
+    let mut established = client.open(server, 80, PATIENCE).and_then(|mut c| c.ping(PATIENCE).map(|_| c));
+    for _ in 0..ROUNDS {
+        if interrupt.happened() {
+            break;
+        }
+        let closing = stage.write("policy.yaml", &closed)?;
+        note(&mut edited.closed, &mut edited.missing, first_refused(&client, server, closing));
+        agent.await_next()?;
+        edited.cut &= !answers(&mut established, DENY_WAIT);
+        let opening = stage.write("policy.yaml", &open)?;
+        note(&mut edited.opened, &mut edited.missing, first_accepted(&client, server, opening));
+        agent.await_next()?;
+        edited.cut &= answers(&mut established, PATIENCE);
+    }
+    agent.scrape()?;
+    let line = |times: &[Duration]| match (median(times), times.iter().max()) {
+        (Some(median), Some(worst)) => format!("{:.1} ms (worst {:.1} ms)", millis(median), millis(*worst)),
+        _ => "never".to_owned(),
+    };
+    tell!("    from the save to the first refused connection   {}", line(&edited.closed));
+    tell!("    from the save to the first accepted connection  {}", line(&edited.opened));
+    let established = if edited.cut { "cut at once, and alive again when allowed" } else { "NOT CUT as it should be" };
+    tell!("    an established connection                       {established}");
+    Ok(edited)
+}
+
+/// Connects until a connection does not come about; the time from `since` to the beginning of that attempt.
+fn first_refused(client: &Client, server: IpAddr, since: Instant) -> Option<Duration> {
+    while since.elapsed() < LIMIT {
+        let begin = Instant::now();
+        if client.connect(server, 80, BRIEF).is_open() {
+            continue;
+        }
+        // A slow moment of the machine is no refusal: what is denied stays so.
+        if !client.connect(server, 80, DENY_WAIT).is_open() {
+            return Some(begin.duration_since(since));
+        }
+    }
+    None
+}
+
+/// Connects until a connection comes about; the time from `since` to that.
+fn first_accepted(client: &Client, server: IpAddr, since: Instant) -> Option<Duration> {
+    while since.elapsed() < LIMIT {
+        if client.connect(server, 80, BRIEF).is_open() {
+            return Some(since.elapsed());
+        }
+    }
+    None
+}
+
+/// Whether an established connection still carries an echo.
+fn answers(connection: &mut Result<Connection, Outcome>, timeout: Duration) -> bool {
+    connection.as_mut().is_ok_and(|c| c.ping(timeout).is_ok())
+}
+
+fn note(times: &mut Vec<Duration>, missing: &mut bool, time: Option<Duration>) {
+    match time {
+        Some(time) => times.push(time),
+        None => *missing = true,
+    }
+}
+
+/// The middle one.
+pub(super) fn median(times: &[Duration]) -> Option<Duration> {
+    let mut sorted = times.to_vec();
+    sorted.sort();
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// As people read it.
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
