@@ -143,7 +143,9 @@ impl Client {
         let mut stream = self.open(address, port, timeout)?.stream;
         let mut talk = || -> io::Result<String> {
             stream.set_read_timeout(Some(timeout))?;
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", SocketAddr::new(address, port))?;
+            // In one piece: a server may answer, and close, after the first.
+            let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", SocketAddr::new(address, port));
+            stream.write_all(request.as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             Ok(answer)

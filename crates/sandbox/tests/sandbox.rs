@@ -266,6 +266,4 @@ fn nothing_is_left_when_the_process_is_killed() {
     // Its standard output is held by the grandchild as well: end of file means that it is gone, too.
     process.kill();
     assert_eq!(pids.next(), None);
-    let gone = |text: std::io::Result<String>| text.map_or(true, |t| t.contains(") Z "));
-    assert!(gone(std::fs::read_to_string(&status)));
 }
