@@ -145,7 +145,7 @@ impl Socket {
 /// Waits until `socket` is readable or the waker was used. False: the time was up. A signal counts as neither: the
 /// wait may then last longer than `timeout`.
 pub(super) fn wait(socket: BorrowedFd<'_>, waker: &Waker, timeout: Option<Duration>) -> io::Result<bool> {
-    let mut descriptors = [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(waker.descriptor(), PollFlags::POLLIN)];
+    let mut descriptors = [PollFd::new(socket, PollFlags::POLLIN), PollFd::new(waker.as_fd(), PollFlags::POLLIN)];
     loop {
         match ppoll(&mut descriptors, timeout.map(TimeSpec::from_duration), None::<SigSet>) {
             Ok(ready) => return Ok(ready > 0),

@@ -20,7 +20,8 @@ struct Inner {
 }
 
 impl Waker {
-    pub(super) fn new() -> io::Result<Self> {
+    /// A waker for a queue of one's own. The error is the kernel's: no descriptor is left.
+    pub fn new() -> io::Result<Self> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         Ok(Self(Arc::new(Inner { event, pending: AtomicBool::new(false) })))
     }
@@ -34,8 +35,8 @@ impl Waker {
         }
     }
 
-    /// Whether it was used since the last time; takes that back.
-    pub(super) fn take(&self) -> bool {
+    /// Whether it was used since the last time; takes that back. Only for the queue that waits.
+    pub fn take(&self) -> bool {
         if !self.0.pending.load(Ordering::Relaxed) {
             return false;
         }
@@ -44,8 +45,11 @@ impl Waker {
         let _ = self.0.event.read();
         self.0.pending.swap(false, Ordering::AcqRel)
     }
+}
 
-    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+/// Readable while a wake is pending.
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
     }
 }

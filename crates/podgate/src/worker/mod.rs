@@ -1,0 +1,157 @@
+//! The verdict workers: one thread for each queue.
+//!
+//! ```text
+//!   Queue::receive ─▶ one snapshot a batch ─▶ Question (what to ask, by the way the packet came) ─▶ Answer
+//!        ▲                                                                    │ counters, Record
+//!        └── Waker: a publication, a stop ◀── Workers                         ▼
+//!                                     Queue::answer: accept (remembered or not), drop, hold
+//!   Holds: packets of unknown addresses, asked about again at each wake, denied at their deadline
+//! ```
+//!
+//! Nothing on this path allocates, locks or logs. A worker that fails ends the process: its queue then drops (or, set
+//! to fail open, passes) what comes, and the node's supervisor sees it.
+//!
+//! Not here: sockets (`podgate-netfilter`), verdicts (`podgate-engine`), who publishes.
+
+mod hold;
+mod question;
+mod record;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use podgate_engine::{Counters, Reader, Snapshot};
+use podgate_netfilter::Marks;
+use podgate_netfilter::queue::{Queue, Waker};
+
+pub(crate) use hold::HoldSettings;
+pub(crate) use question::Judge;
+pub(crate) use record::{RECORDS, Record, Records};
+use run::Worker;
+
+/// Where a worker gets what decides from, one version for each batch.
+pub(crate) trait Rules: Send + 'static {
+    /// What decides.
+    type Judge: Judge;
+    /// Runs one batch with the version that is current at its start.
+    fn batch<T>(&mut self, work: impl FnOnce(&Self::Judge) -> T) -> T;
+}
+
+impl Rules for Reader {
+    type Judge = Snapshot;
+
+    #[inline]
+    fn batch<T>(&mut self, work: impl FnOnce(&Snapshot) -> T) -> T {
+        Reader::batch(self, work)
+    }
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Our mark bits.
+    pub(crate) marks: Marks,
+    /// Bounds of what is held.
+    pub(crate) hold: HoldSettings,
+    /// One counter set per worker.
+    pub(crate) counters: Arc<Counters>,
+    /// Denies go here.
+    pub(crate) records: Arc<Records>,
+    /// The start-up period lasts: connections may be met mid-stream, from either side. See [`Workers::be_strict`].
+    pub(crate) loose: AtomicBool,
+}
+
+/// Called when a worker fails, with its number and why. It must end the process; [`end_process`] does.
+pub(crate) type Failed = fn(usize, &str);
+
+/// The running workers.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    shared: Arc<Shared>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<(Waker, JoinHandle<()>)>,
+}
+
+impl Workers {
+    /// Starts a thread for each queue; worker `i` has `queues[i]`, the counters of that index, and `rules(i)`. The
+    /// queues' sockets belong to the namespace in which they were bound; the threads to the caller's.
+    pub(crate) fn start<R: Rules>(
+        queues: Vec<Box<dyn Queue>>,
+        mut rules: impl FnMut(usize) -> R,
+        shared: Arc<Shared>,
+        failed: Failed,
+    ) -> io::Result<Self> {
+        let mut workers = Self { shared: shared.clone(), stop: Arc::default(), threads: Vec::new() };
+        for (index, queue) in queues.into_iter().enumerate() {
+            let waker = queue.waker();
+            let mut worker = Worker::new(index, queue, rules(index), shared.clone(), workers.stop.clone());
+            let work = move || {
+                // Told also when the worker panics (where a panic does not end the process by itself).
+                let watch = DeathWatch { index, failed };
+                let ended = worker.run();
+                std::mem::forget(watch);
+                if let Err(error) = ended {
+                    failed(index, &error.to_string());
+                }
+            };
+            let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(work)?;
+            workers.threads.push((waker, thread));
+        }
+        Ok(workers)
+    }
+
+    /// Makes each worker look at its held packets again: there is a new snapshot.
+    pub(crate) fn wake(&self) {
+        self.threads.iter().for_each(|(waker, _)| waker.wake());
+    }
+
+    /// Ends the start-up period: from now on a packet is judged in its own orientation only.
+    pub(crate) fn be_strict(&self) {
+        self.shared.loose.store(false, Ordering::Relaxed);
+    }
+
+    /// Ends the workers. Packets in hand, and those that wait in the queues, are answered before these are closed.
+    pub(crate) fn stop(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+        for (_, thread) in self.threads.drain(..) {
+            // A panic has been told already.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// Tells of a worker that panics.
+struct DeathWatch {
+    index: usize,
+    failed: Failed,
+}
+
+impl Drop for DeathWatch {
+    fn drop(&mut self) {
+        (self.failed)(self.index, "it panicked");
+    }
+}
+
+/// Ends the process because a worker failed: without it its queue is not served, and only a restart mends that.
+pub(crate) fn end_process(worker: usize, why: &str) {
+    tracing::error!(worker, why, "a verdict worker failed; the agent ends, to be started again");
+    // Also where logging is off or buffered.
+    eprintln!("podgate: verdict worker {worker} failed: {why}");
+    std::process::exit(1);
+}

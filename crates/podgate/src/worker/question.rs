@@ -1,0 +1,132 @@
+//! What is asked about a packet: which flows, in which order, and what an accept is worth.
+//!
+//! Not here: the answer's effects (counters, records, the verdict).
+
+use podgate_engine::packet::{self, Header, ParseError};
+use podgate_engine::{Cause, Flow, Generation, Judgement, NodeOrigin, Snapshot, Verdict, protocol};
+use podgate_netfilter::Way;
+
+/// `NF_INET_LOCAL_IN` (linux/netfilter.h): the packet is for the node itself.
+const LOCAL_IN: u8 = 1;
+
+/// Who decides about flows: a snapshot, or what stands in for one.
+pub(crate) trait Judge {
+    /// See [`Snapshot::judge`].
+    fn judge(&self, flow: &Flow, origin: NodeOrigin) -> Judgement;
+    /// The version that decides.
+    fn generation(&self) -> Generation;
+}
+
+impl Judge for Snapshot {
+    #[inline]
+    fn judge(&self, flow: &Flow, origin: NodeOrigin) -> Judgement {
+        Snapshot::judge(self, flow, origin)
+    }
+
+    fn generation(&self) -> Generation {
+        Snapshot::generation(self)
+    }
+}
+
+/// What has to be known to judge a packet, now or later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Question {
+    flow: Flow,
+    origin: NodeOrigin,
+    /// The flow of the opposite orientation, where that may stand in if the first is denied.
+    turned: Option<Flow>,
+    /// An accept of `flow` is remembered.
+    remember: bool,
+    /// An accept of `turned` is remembered.
+    remember_turned: bool,
+    /// `turned` stands in only because of the start-up period.
+    loose: bool,
+}
+
+/// How a question was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Accepted; `midstream`: only because the start-up period lets the opposite orientation stand in.
+    Accept { judgement: Judgement, remember: bool, midstream: bool },
+    /// Denied by a rule.
+    Deny { flow: Flow, judgement: Judgement },
+    /// Denied for no other reason than that an address is unknown.
+    Unknown { flow: Flow, judgement: Judgement },
+}
+
+impl Question {
+    /// What to ask about a packet that came up `way` at `hook`. `loose`: connections are met mid-stream, from
+    /// whichever side speaks first.
+    ///
+    /// Only the orientation that a packet comes in can be forged: a node's address as its source proves nothing. Once
+    /// turned round, the flow's source is where the packet goes to, or what conntrack knows of the connection.
+    #[inline]
+    pub(crate) fn new(way: Way, hook: u8, payload: &[u8], loose: bool) -> Result<Self, ParseError> {
+        let header = match way {
+            Way::Original | Way::Reply | Way::Untracked => packet::parse(payload)?,
+            Way::RelatedOriginal | Way::RelatedReply => packet::embedded(payload)?,
+        };
+        let as_sent = |origin| Question {
+            flow: header.flow,
+            origin,
+            turned: None,
+            remember: false,
+            remember_turned: false,
+            loose: false,
+        };
+        let turned = Question { flow: header.turned(), ..as_sent(NodeOrigin::Address) };
+        Ok(match way {
+            Way::Original => {
+                // What is for the node itself is never remembered: that hook sees packets before others do.
+                let remember = hook != LOCAL_IN;
+                let mut question = Question { remember, ..as_sent(NodeOrigin::Forged) };
+                if loose && may_be_midstream(&header) {
+                    question.turned = Some(header.turned());
+                    question.loose = true;
+                    question.remember_turned = remember && header.is_midstream_tcp();
+                }
+                question
+            }
+            Way::Reply => turned,
+            Way::Untracked => Question { turned: Some(header.turned()), ..as_sent(NodeOrigin::Forged) },
+            // The error travels with the connection, so the packet inside was a reply.
+            Way::RelatedOriginal => turned,
+            Way::RelatedReply => as_sent(NodeOrigin::Address),
+        })
+    }
+
+    /// The flow that was asked about first.
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.flow
+    }
+
+    /// Asks.
+    #[inline]
+    pub(crate) fn ask<J: Judge + ?Sized>(&self, judge: &J) -> Answer {
+        let judgement = judge.judge(&self.flow, self.origin);
+        if judgement.verdict() == Verdict::Accept {
+            return Answer::Accept { judgement, remember: self.remember, midstream: false };
+        }
+        let mut unknown = is_unknown(&judgement);
+        if let Some(flow) = self.turned {
+            let judgement = judge.judge(&flow, NodeOrigin::Address);
+            if judgement.verdict() == Verdict::Accept {
+                return Answer::Accept { judgement, remember: self.remember_turned, midstream: self.loose };
+            }
+            unknown |= is_unknown(&judgement);
+        }
+        let flow = self.flow;
+        if unknown { Answer::Unknown { flow, judgement } } else { Answer::Deny { flow, judgement } }
+    }
+}
+
+/// TCP past its SYN, and UDP, which does not show who began.
+fn may_be_midstream(header: &Header) -> bool {
+    header.is_midstream_tcp() || header.flow.protocol == protocol::UDP
+}
+
+/// Denied only because an address is unknown.
+fn is_unknown(judgement: &Judgement) -> bool {
+    let causes = [judgement.egress.cause, judgement.ingress.cause];
+    causes.contains(&Cause::Unknown) && !causes.iter().any(|cause| matches!(cause, Cause::Denied(_)))
+}

@@ -1,0 +1,239 @@
+//! A queue that follows a script, and a judge that knows a handful of addresses.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use podgate_engine::{Addr, Cause, Counter, Counters, Decision, Flow, Generation, Judgement, NodeOrigin, Port, RuleId};
+use podgate_netfilter::queue::{Fate, Packet, Queue, Received, Waker};
+use podgate_netfilter::{Marks, Way};
+
+use crate::worker::run::Worker;
+use crate::worker::{HoldSettings, Judge, Record, Records, Rules, Shared};
+
+/// The hook at which packets are judged: `NF_INET_POST_ROUTING`.
+pub(super) const POSTROUTING: u8 = 4;
+/// A mark of somebody else's that each test packet has.
+pub(super) const FOREIGN: u32 = 0x4000;
+/// The mark of an accept that is remembered.
+pub(super) const REMEMBERED: Fate = Fate::Accept { mark: FOREIGN | 7 << 10 };
+/// The mark of any other accept.
+pub(super) const PASSED: Fate = Fate::Accept { mark: FOREIGN };
+
+/// Accepts connections to port 80, from anybody to anybody; [`UNKNOWN`] is unknown until generation 2; node addresses
+/// (10.0.0.x) may open anything, where it is really theirs.
+#[derive(Debug, Clone)]
+pub(super) struct Port80(pub(super) Generation);
+
+/// An address that no pod has in generation 1.
+pub(super) const UNKNOWN: &str = "10.1.0.66";
+/// The rule that accepts port 80.
+pub(super) const ACCEPTS: RuleId = RuleId(3);
+/// The rule that denies the rest.
+pub(super) const DENIES: RuleId = RuleId(5000);
+
+impl Judge for Port80 {
+    fn judge(&self, flow: &Flow, origin: NodeOrigin) -> Judgement {
+        let unknown = |address: Addr| address.to_string() == UNKNOWN && self.0 < Generation(2);
+        let node = flow.source.to_string().starts_with("10.0.0.") && origin == NodeOrigin::Address;
+        let ingress = match flow.port {
+            _ if node => Cause::OwnNode,
+            Port::Number(80) => Cause::Accepted(ACCEPTS),
+            _ => Cause::Denied(DENIES),
+        };
+        Judgement {
+            egress: Decision { cause: if unknown(flow.source) { Cause::Unknown } else { Cause::Open } },
+            ingress: Decision { cause: if unknown(flow.destination) { Cause::Unknown } else { ingress } },
+        }
+    }
+
+    fn generation(&self) -> Generation {
+        self.0
+    }
+}
+
+/// The version in force, which a test may raise.
+#[derive(Debug, Clone)]
+pub(super) struct Versions(pub(super) Arc<AtomicU64>);
+
+impl Versions {
+    pub(super) fn first() -> Self {
+        Versions(Arc::new(AtomicU64::new(1)))
+    }
+}
+
+impl Rules for Versions {
+    type Judge = Port80;
+
+    fn batch<T>(&mut self, work: impl FnOnce(&Port80) -> T) -> T {
+        work(&Port80(Generation(self.0.load(Ordering::SeqCst))))
+    }
+}
+
+/// What happens next at the scripted queue.
+pub(super) enum Step {
+    /// These packets come.
+    Packets(Vec<Queued>),
+    /// Somebody else does this; the worker is woken.
+    Meanwhile(Box<dyn FnOnce() + Send>),
+    /// The time is up.
+    TimedOut,
+    /// The queue breaks.
+    Broken,
+}
+
+/// A packet of the script.
+#[derive(Debug, Clone)]
+pub(super) struct Queued {
+    pub(super) way: Option<Way>,
+    pub(super) hook: u8,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// A packet on its way through postrouting.
+pub(super) fn queued(way: Way, packet: &podgate_sandbox::Packet) -> Queued {
+    Queued { way: Some(way), hook: POSTROUTING, bytes: packet.bytes() }
+}
+
+/// `address:port`.
+pub(super) fn at(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(address.parse().unwrap(), port)
+}
+
+/// What was seen at the scripted queue.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The last fate of each packet, by number from 1 in the order of the script.
+    pub(super) fates: HashMap<u32, Fate>,
+    /// The timeouts that the worker waited with.
+    pub(super) waits: Vec<Option<Duration>>,
+}
+
+/// The scripted queue. At the end of the script it stops the worker.
+pub(super) struct Script {
+    steps: VecDeque<Step>,
+    batch: Vec<Queued>,
+    next: u32,
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+}
+
+impl Queue for Script {
+    fn receive(&mut self, timeout: Option<Duration>) -> io::Result<Received> {
+        self.seen.lock().unwrap().waits.push(timeout);
+        match self.steps.pop_front() {
+            Some(Step::Packets(packets)) => {
+                self.batch = packets;
+                Ok(Received::Packets(self.batch.len()))
+            }
+            Some(Step::Meanwhile(act)) => {
+                act();
+                Ok(Received::Woken)
+            }
+            Some(Step::TimedOut) => Ok(Received::TimedOut),
+            Some(Step::Broken) => Err(io::Error::other("the queue broke")),
+            None if self.stop.swap(true, Ordering::SeqCst) => Ok(Received::TimedOut),
+            None => Ok(Received::Woken),
+        }
+    }
+
+    fn answer(&mut self, judge: &mut dyn FnMut(&Packet<'_>) -> Fate) -> io::Result<()> {
+        for queued in self.batch.drain(..) {
+            self.next += 1;
+            let fate = judge(&packet(self.next, &queued));
+            self.seen.lock().unwrap().fates.insert(self.next, fate);
+        }
+        Ok(())
+    }
+
+    fn answer_held(&mut self, id: u32, fate: Fate) -> io::Result<()> {
+        let before = self.seen.lock().unwrap().fates.insert(id, fate);
+        assert_eq!(before, Some(Fate::Hold), "packet {id} was answered already");
+        Ok(())
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    fn malformed(&self) -> u64 {
+        0
+    }
+}
+
+/// As it comes up, with its way in the mark and somebody else's bit beside it.
+pub(super) fn packet(id: u32, queued: &Queued) -> Packet<'_> {
+    let way = queued.way.map_or(0, |way| 1 + Way::ALL.iter().position(|w| *w == way).unwrap() as u32);
+    Packet {
+        id,
+        mark: FOREIGN | way << 10,
+        hook: queued.hook,
+        family: 2,
+        input: 0,
+        output: 2,
+        payload: &queued.bytes[..queued.bytes.len().min(128)],
+        length: queued.bytes.len() as u32,
+    }
+}
+
+/// What a worker shares in tests: strict unless told otherwise.
+pub(super) fn shared(hold: HoldSettings, loose: bool) -> Arc<Shared> {
+    let counters = Counters::new(3);
+    counters.reserve(DENIES);
+    Arc::new(Shared {
+        marks: Marks::default(),
+        hold,
+        counters: Arc::new(counters),
+        records: Arc::new(Records::new(8)),
+        loose: AtomicBool::new(loose),
+    })
+}
+
+/// What came of a script.
+pub(super) struct Outcome {
+    pub(super) seen: Seen,
+    pub(super) shared: Arc<Shared>,
+    pub(super) ended: io::Result<()>,
+}
+
+impl Outcome {
+    /// The fates, in the order of the script.
+    pub(super) fn fates(&self) -> Vec<Fate> {
+        (1..=self.seen.fates.len() as u32).map(|id| self.seen.fates[&id]).collect()
+    }
+
+    pub(super) fn count(&self, counter: Counter) -> u64 {
+        self.shared.counters.get(counter)
+    }
+
+    pub(super) fn records(&self) -> Vec<Record> {
+        std::iter::from_fn(|| self.shared.records.pop()).collect()
+    }
+}
+
+/// Runs a worker over a script, to its end.
+pub(super) fn play(shared: Arc<Shared>, versions: Versions, steps: Vec<Step>) -> Outcome {
+    let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
+    let queue = Script {
+        steps: steps.into(),
+        batch: Vec::new(),
+        next: 0,
+        seen: seen.clone(),
+        stop: stop.clone(),
+        waker: Waker::new().unwrap(),
+    };
+    let mut worker = Worker::new(0, Box::new(queue), versions, shared.clone(), stop);
+    let ended = worker.run();
+    drop(worker);
+    let seen = Arc::into_inner(seen).unwrap().into_inner().unwrap();
+    Outcome { seen, shared, ended }
+}
+
+/// One strict batch with the first version.
+pub(super) fn judge(packets: Vec<Queued>) -> Outcome {
+    play(shared(HoldSettings::default(), false), Versions::first(), vec![Step::Packets(packets)])
+}
