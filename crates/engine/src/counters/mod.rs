@@ -166,6 +166,14 @@ impl Counters {
         self.sum(|w| w.scalars[counter as usize].load(Ordering::Relaxed))
     }
 
+    /// One counter of one worker.
+    ///
+    /// # Panics
+    /// If there are not that many workers.
+    pub fn of_worker(&self, index: usize, counter: Counter) -> u64 {
+        self.workers[index].scalars[counter as usize].load(Ordering::Relaxed)
+    }
+
     /// Decisions in `direction` that no rule made, by kind.
     pub fn settled(&self, direction: Direction, kind: Settled) -> u64 {
         self.sum(|w| w.causes[side(direction)][kind as usize].load(Ordering::Relaxed))

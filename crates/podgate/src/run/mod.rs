@@ -64,8 +64,8 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         inputs,
         news: News::default(),
     };
-    let plane = DataPlane::new(Arc::clone(&publication), counters, queues, telemetry::DEFAULT_RULE_SERIES);
-    state.register(plane);
+    let rules = args.max_rule_series;
+    state.register(DataPlane::new(Arc::clone(&publication), Arc::clone(&counters), queues.clone(), rules));
 
     let mut pending = Pending::default();
     let mut events = None;
@@ -76,6 +76,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
             let first = lock(&control.index).build();
             control.publish(&first);
             events = Some(serve::start(args, &settings, &mut control)?);
+            state.watch_over(telemetry::liveness::workers(counters, queues));
             let mut kernel = Kernel::install(settings, args.pod_cidrs.clone(), &first, sender.clone())
                 .context("programming the kernel")?;
             state.kernel_transactions.inc();

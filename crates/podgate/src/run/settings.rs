@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use podgate_netfilter::{Marks, ProgramSettings};
 use podgate_policy::Locality;
 
+use crate::telemetry::DEFAULT_RULE_SERIES;
 use crate::telemetry::logging::LogFormat;
 
 /// What becomes of the kernel's rules when the agent is asked to end.
@@ -86,6 +87,11 @@ pub(crate) struct RunArgs {
     /// idle TCP peer; longer would only prolong the looseness.
     #[arg(long, env = "PODGATE_LOOSE_SECONDS", value_name = "SECONDS", default_value_t = 30)]
     pub(crate) loose_seconds: u64,
+
+    /// Rules with a series of their own in /metrics; those past it are counted together. The default is far above what
+    /// the policies about one node's pods come to, and some 3 MB a scrape.
+    #[arg(long, env = "PODGATE_MAX_RULE_SERIES", value_name = "N", default_value_t = DEFAULT_RULE_SERIES)]
+    pub(crate) max_rule_series: usize,
 
     /// Log level, or filter directives (tracing-subscriber's EnvFilter).
     #[arg(long, env = "PODGATE_LOG", value_name = "FILTER", default_value = "info")]

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Use: [`logging::init`] first; [`State::new`]; [`http::serve`] as soon as there is a state, so that a start that hangs
-//! can be asked why; `state.register(DataPlane::new(…))` and `state.watch_over(…)` when the workers run;
+//! can be asked why; `state.register(DataPlane::new(…))` and `state.watch_over(liveness::workers(…))` when the workers run;
 //! [`events::start`]; then [`State::enforced`] after each build, `state.readiness.synced()` once, and
 //! `state.readiness.hold(reason)` for as long as something keeps the agent from enforcing. [`http::serve`] must be
 //! called in the network namespace of the queues: their statistics are read by its thread.
@@ -36,6 +36,7 @@ mod data_plane;
 pub(crate) mod events;
 mod family;
 pub(crate) mod http;
+pub(crate) mod liveness;
 pub(crate) mod logging;
 mod process;
 mod readiness;

@@ -105,14 +105,6 @@ impl Status {
     }
 }
 
-impl Hold {
-    /// Replaces the reason.
-    pub(crate) fn say(&self, reason: impl Into<String>) {
-        let reason = reason.into();
-        self.status.send_modify(|s| drop(s.holds.insert(self.key, reason)));
-    }
-}
-
 impl Drop for Hold {
     fn drop(&mut self) {
         self.status.send_modify(|s| drop(s.holds.remove(&self.key)));
@@ -140,8 +132,7 @@ mod tests {
         readiness.synced();
         readiness.in_force(Generation(3));
         let hold = readiness.hold("br_netfilter is off");
-        hold.say("br_netfilter is off for IPv6");
-        assert_eq!(readiness.now().reasons(), ["br_netfilter is off for IPv6"]);
+        assert_eq!(readiness.now().reasons(), ["br_netfilter is off"]);
         drop(hold);
         assert!(readiness.now().is_ready_at(Generation(3)));
         assert!(!readiness.now().is_ready_at(Generation(4)));
