@@ -1,0 +1,214 @@
+//! From hints of the watches to events: what to read when, and what to tell.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::files;
+use super::store::Store;
+use super::watches::{Hint, Watches};
+use crate::{Event, Problem};
+
+/// How long a file may be away before its objects are. Editors (and `git checkout`) save by moving the old file away
+/// and writing a new one of the same name: its policies must not be out of force in between. The new file's creation,
+/// which follows at once, ends the wait: from then on it is waited for until it is complete.
+const GRACE: Duration = Duration::from_millis(10);
+
+/// Follows one tree: every [`Follower::step`] takes what has happened and tells what has changed.
+#[derive(Debug)]
+pub(super) struct Follower {
+    watches: Watches,
+    store: Store,
+    /// Files that were modified and not closed since.
+    writing: HashSet<PathBuf>,
+    /// Files that went away lately.
+    gone: BTreeMap<PathBuf, Gone>,
+    /// Files to read.
+    unread: BTreeSet<PathBuf>,
+    /// All is to be read.
+    everything: bool,
+    /// When the first of the things to do was noticed.
+    noticed: Option<Instant>,
+    /// The problems last told.
+    told: Vec<Problem>,
+    synced: bool,
+}
+
+#[derive(Debug)]
+struct Gone {
+    deadline: Instant,
+    noticed: Instant,
+    cookie: u32,
+}
+
+impl Follower {
+    /// A follower of a directory that can be read, and the descriptor that is readable when a step is due.
+    pub(super) fn new(root: PathBuf) -> io::Result<(Self, OwnedFd)> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", root.display()));
+        std::fs::read_dir(&root).map_err(named)?;
+        let (watches, readable) = Watches::new(root)?;
+        let follower = Self {
+            watches,
+            store: Store::default(),
+            writing: HashSet::new(),
+            gone: BTreeMap::new(),
+            unread: BTreeSet::new(),
+            everything: true,
+            noticed: Some(Instant::now()),
+            told: Vec::new(),
+            synced: false,
+        };
+        Ok((follower, readable))
+    }
+
+    /// Whether another step is due at once.
+    pub(super) fn has_more(&self) -> bool {
+        self.everything || !self.unread.is_empty()
+    }
+
+    /// When a step is due even without an event.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.gone.values().map(|gone| gone.deadline).min()
+    }
+
+    /// Takes what has happened, reads what may have changed, and tells it.
+    pub(super) fn step(&mut self) -> io::Result<Vec<Event>> {
+        self.drain()?;
+        if std::mem::take(&mut self.everything) {
+            self.rescan();
+        }
+        self.expire();
+        let texts: Vec<_> = (std::mem::take(&mut self.unread).into_iter())
+            .filter(|path| !self.writing.contains(path))
+            .map(|path| {
+                let text = std::fs::read(&path);
+                (path, text)
+            })
+            .collect();
+        // A file may have been written anew while it was read: then what was read counts for nothing.
+        self.drain()?;
+        let noticed = self.noticed.take();
+        for (path, text) in texts {
+            if self.writing.contains(&path) || self.unread.contains(&path) {
+                continue;
+            }
+            match text {
+                Ok(bytes) => self.store.set(&path, files::parse(&path, bytes)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.went(path, 0, noticed.unwrap_or_else(Instant::now));
+                }
+                Err(error) => self.store.fail(&path, &error.to_string()),
+            }
+        }
+        if self.has_more() {
+            self.noticed = noticed;
+        }
+        Ok(self.tell(noticed))
+    }
+
+    fn tell(&mut self, noticed: Option<Instant>) -> Vec<Event> {
+        let mut events = Vec::new();
+        let changes = self.store.changes();
+        if !changes.is_empty() {
+            events.push(Event::Changes { changes, noticed: noticed.unwrap_or_else(Instant::now) });
+        }
+        let problems = self.store.problems();
+        if problems != self.told {
+            self.told.clone_from(&problems);
+            events.push(Event::Problems(problems));
+        }
+        if !self.synced && !self.has_more() {
+            self.synced = true;
+            events.push(Event::Synced);
+        }
+        events
+    }
+
+    fn drain(&mut self) -> io::Result<()> {
+        let hints = self.watches.drain()?;
+        let now = Instant::now();
+        for hint in hints {
+            match hint {
+                Hint::Everything => {
+                    self.everything = true;
+                    self.noticed.get_or_insert(now);
+                }
+                Hint::Complete(path) => {
+                    self.writing.remove(&path);
+                    self.gone.remove(&path);
+                    self.unread.insert(path);
+                    self.noticed.get_or_insert(now);
+                }
+                Hint::Writing(path) => {
+                    self.gone.remove(&path);
+                    self.writing.insert(path);
+                }
+                Hint::Gone(path, cookie) => {
+                    self.writing.retain(|file| !file.starts_with(&path));
+                    self.unread.retain(|file| !file.starts_with(&path));
+                    for file in self.store.below(&path) {
+                        self.went(file, cookie, now);
+                    }
+                }
+                Hint::Moved(0) => {}
+                Hint::Moved(cookie) => {
+                    for gone in self.gone.values_mut().filter(|gone| gone.cookie == cookie) {
+                        gone.deadline = gone.noticed;
+                    }
+                }
+                Hint::Attributes(path) => {
+                    if self.store.is_troubled(&path) && !self.writing.contains(&path) {
+                        self.everything |= path.is_dir();
+                        self.unread.insert(path);
+                        self.noticed.get_or_insert(now);
+                    }
+                }
+                Hint::Unreadable(path, error) => self.store.fail(&path, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn went(&mut self, file: PathBuf, cookie: u32, noticed: Instant) {
+        if self.store.knows(&file) {
+            self.gone.entry(file).or_insert(Gone { deadline: noticed + GRACE, noticed, cookie });
+        }
+    }
+
+    /// Looks at the whole tree anew. Should it be gone, or a part of it be unreadable, the last state of that stays.
+    fn rescan(&mut self) {
+        let found = self.watches.rescan();
+        for (path, error) in &found.unreadable {
+            self.store.fail(path, error);
+        }
+        let here: HashSet<_> = found.files.iter().map(|path| path.as_path()).collect();
+        let missing: Vec<_> = (self.store.paths())
+            .filter(|path| !here.contains(path) && !found.unreadable.iter().any(|(closed, _)| path.starts_with(closed)))
+            .map(|path| path.to_owned())
+            .collect();
+        for path in missing {
+            self.gone.remove(&path);
+            self.store.remove(&path);
+        }
+        self.gone.retain(|path, _| !here.contains(path.as_path()));
+        self.writing.retain(|path| here.contains(path.as_path()));
+        self.unread.extend(found.files);
+    }
+
+    /// Ends the wait for files that did not come back.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let gone = std::mem::take(&mut self.gone).into_iter();
+        let (over, waiting): (Vec<_>, _) = gone.partition(|(_, gone)| gone.deadline <= now);
+        self.gone = waiting;
+        for (path, gone) in over {
+            self.noticed = Some(self.noticed.map_or(gone.noticed, |noticed| noticed.min(gone.noticed)));
+            match path.symlink_metadata() {
+                Ok(_) => drop(self.unread.insert(path)),
+                Err(_) => self.store.remove(&path),
+            }
+        }
+    }
+}
