@@ -201,7 +201,7 @@ impl Follower {
     fn expire(&mut self) {
         let now = Instant::now();
         let gone = std::mem::take(&mut self.gone).into_iter();
-        let (over, waiting): (Vec<_>, _) = gone.partition(|(_, gone)| gone.deadline <= now);
+        let (over, waiting): (BTreeMap<_, _>, _) = gone.partition(|(_, gone)| gone.deadline <= now);
         self.gone = waiting;
         for (path, gone) in over {
             self.noticed = Some(self.noticed.map_or(gone.noticed, |noticed| noticed.min(gone.noticed)));
