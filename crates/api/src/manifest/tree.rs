@@ -216,8 +216,16 @@ impl<'a> Builder<'a> {
     pub(super) fn end(&mut self) -> Result<(), Issue> {
         let Some(Frame { line, anchor, open }) = self.stack.pop() else { return Ok(()) };
         let value = match open {
-            Open::List(items) => Value::List(items),
-            Open::Map { entries, merges, .. } => Value::Map(merge(entries, merges)?),
+            // Trees of large files are large: no room is kept for what does not come any more.
+            Open::List(mut items) => {
+                items.shrink_to_fit();
+                Value::List(items)
+            }
+            Open::Map { entries, merges, .. } => {
+                let mut entries = merge(entries, merges)?;
+                entries.shrink_to_fit();
+                Value::Map(entries)
+            }
         };
         self.put(Node { line, value }, anchor)
     }

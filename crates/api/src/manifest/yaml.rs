@@ -1,6 +1,8 @@
 //! YAML text to trees, by the events of `saphyr-parser`.
 
-use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
+use std::borrow::Cow;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use super::document::{Document, Sink, broken};
 use super::report::Issue;
@@ -10,6 +12,8 @@ use super::tree::{Builder, Scalar, ScalarKind};
 /// Reads the documents of a text that begins at line `first` of its file. What follows broken syntax is not read.
 pub(super) fn read<'a>(text: &'a str, first: u32, sink: Sink<'_, 'a>) {
     let at = |line: usize| first + u32::try_from(line).unwrap_or(u32::MAX - first).saturating_sub(1);
+    // Marks count characters; where each is one byte, a scalar can stay what it is in the text instead of a copy.
+    let source = if text.is_ascii() { text } else { "" };
     let mut builder = Builder::default();
     for event in Parser::new_from_str(text) {
         let (event, span) = match event {
@@ -23,9 +27,25 @@ pub(super) fn read<'a>(text: &'a str, first: u32, sink: Sink<'_, 'a>) {
             sink(Document { root: builder.finish(), broken: None });
             continue;
         }
+        let event = match event {
+            Event::Scalar(Cow::Owned(text), style, anchor, tag) => {
+                Event::Scalar(borrow(source, span, text), style, anchor, tag)
+            }
+            other => other,
+        };
         if let Err(issue) = feed(&mut builder, event, at(span.start.line())) {
             return broken(builder, issue, sink);
         }
+    }
+}
+
+/// The scalar as a part of its source, where it stands there just so (but for quotes).
+fn borrow(source: &str, span: Span, text: String) -> Cow<'_, str> {
+    let (start, end) = (span.start.index(), span.end.index());
+    let exactly = |start, end| source.get(start..end).filter(|part| *part == text);
+    match exactly(start, end).or_else(|| exactly(start + 1, end.checked_sub(1)?)) {
+        Some(part) => Cow::Borrowed(part),
+        None => Cow::Owned(text),
     }
 }
 
