@@ -18,7 +18,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::cli::{CHECK_FAILED, Output};
@@ -39,9 +38,12 @@ const ERRORS_SHOWN: usize = 50;
 ///   - {from: shop/web, to: shop/db, protocol: TCP, port: 5432, expect: allow}
 ///   - {from: 203.0.113.9, to: shop/web, port: 443, expect: deny}
 ///
-/// from, to: namespace/pod or an IP address. protocol: TCP (default), UDP, SCTP, ICMP (no port; means ICMPv6 between
-/// IPv6 addresses). port: the destination port at the pod. family: 4 or 6, for pairs of dual-stack pods; without it
-/// the first family, by the order of the source's podIPs, that both have.
+/// from, to   namespace/pod, or an IP address
+/// protocol   TCP (default), UDP, SCTP, or ICMP (ICMPv6 between IPv6 addresses)
+/// port       the destination port at the pod; none for ICMP
+/// family     4 or 6, for a pair of dual-stack pods; without it the first family, in the order
+///            of the source's podIPs, that both have
+/// expect     allow or deny
 ///
 /// Exit code: 0 all as expected, 1 some are not, 2 usage or input error.
 #[derive(Debug, Args)]
@@ -58,13 +60,20 @@ pub(crate) struct TestArgs {
 #[derive(Debug)]
 struct Files {
     manifests: Vec<PathBuf>,
-    expectations: PathBuf,
+    expectations: Option<PathBuf>,
 }
+
+const USAGE: &str = "podgate test -f MANIFESTS... EXPECTATIONS";
+const EXPECTATIONS: &str = "EXPECTATIONS";
 
 /// Runs the command.
 pub(crate) fn main(args: &TestArgs) -> Result<ExitCode> {
-    let Files { manifests, expectations: file } = &args.files;
-    if file == Path::new("-") && manifests.contains(file) {
+    let Files { manifests, expectations } = &args.files;
+    if manifests.is_empty() {
+        bail!("no manifests given: {USAGE}");
+    }
+    let Some(file) = expectations else { bail!("no expectations file given: {USAGE}") };
+    if file.as_path() == Path::new("-") && manifests.contains(file) {
         bail!("manifests and expectations cannot both be read from standard input");
     }
     let loaded = Loaded::read(manifests)?;
@@ -165,8 +174,7 @@ fn told(file: &Path, errors: Vec<FileError>) -> Result<()> {
 
 impl Args for Files {
     fn augment_args(command: Command) -> Command {
-        let help = "File of expected verdicts (`-` is standard input)";
-        file_args::augment(command, &["EXPECTATIONS"], help)
+        file_args::augment(command, &[(EXPECTATIONS, "File of expected verdicts (`-` is standard input)")])
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -176,18 +184,8 @@ impl Args for Files {
 
 impl FromArgMatches for Files {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let (manifests, mut rest) = file_args::split(matches, 1);
-        let missing = |what: &str| {
-            clap::Error::raw(
-                ErrorKind::MissingRequiredArgument,
-                format!("{what}: podgate test -f MANIFESTS... EXPECTATIONS\n"),
-            )
-        };
-        if manifests.is_empty() {
-            return Err(missing("no manifests given"));
-        }
-        let expectations = rest.pop().ok_or_else(|| missing("no expectations file given"))?;
-        Ok(Files { manifests, expectations })
+        let (manifests, mut rest) = file_args::split(matches, &[EXPECTATIONS], 1);
+        Ok(Files { manifests, expectations: rest.pop() })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

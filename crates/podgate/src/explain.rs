@@ -19,7 +19,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
 use crate::cli::{CHECK_FAILED, Output};
@@ -28,19 +27,28 @@ use crate::loaded::Loaded;
 use crate::parties::Parties;
 use crate::question::{Family, FlowProtocol, Question, QuestionError};
 
-/// Say why a flow is allowed or denied: who the ends are, what isolates them, the rule that decides or what fails in
-/// the nearest ones, and what would allow it.
+/// Say why a flow is allowed or denied.
 ///
-/// FROM and TO are namespace/pod or an IP address; TO may carry the port (shop/db:5432, 10.0.0.7:53, [fd00::7]:53).
+/// Tells who the ends are, what isolates them, the rule that decides or what fails in the nearest
+/// ones, and what would allow the flow.
 ///
-/// Exit code: 0 explained, whatever the verdict; 2 usage or input error; 1 the engine and the reference evaluator
-/// differ, which is a bug.
+/// FROM and TO are namespace/pod or an IP address; TO may carry the port: shop/db:5432,
+/// 10.0.0.7:53, [fd00::7]:53.
 ///
-/// -o json prints {"from","to","protocol","port","verdict","source","destination","egress","ingress","warnings"};
-/// source and destination are {"kind","name","address","node","namespace","labels","namespaceLabels"}; egress and
-/// ingress are {"verdict","rule","cause","because","isolatedBy":[{"policy","kind","place"}],
-/// "rules":[{"rule","place","says","matches","mismatch"}],"notSelecting":[{"policy","place","because"}],
-/// "remedies":[{"what","manifest"}]}.
+/// Exit code: 0 explained, whatever the verdict; 2 usage or input error; 1 the engine and the
+/// reference evaluator differ, which is a bug.
+///
+/// -o json prints, allow or deny being the verdicts, and null what does not apply:
+///
+///   {"from","to","protocol","port","verdict",
+///    "source": PARTY, "destination": PARTY, "egress": SIDE, "ingress": SIDE, "warnings": ["..."]}
+///   PARTY {"kind": pod|hostNetworkPod|node|address, "name", "address", "node", "namespace",
+///          "labels", "namespaceLabels"}
+///   SIDE  {"verdict", "rule", "cause": open|ownNode|itself|accepted|denied|defaultDeny, "because",
+///          "isolatedBy": [{"policy","kind","place"}],
+///          "rules": [{"rule","place","says","matches","mismatch": ["..."]}], nearest first
+///          "notSelecting": [{"policy","place","because"}],
+///          "remedies": [{"what","manifest"}]}
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -70,12 +78,18 @@ pub(crate) struct ExplainArgs {
 #[derive(Debug)]
 struct Ends {
     manifests: Vec<PathBuf>,
-    from: String,
-    to: String,
+    /// FROM and TO, those of them that were given.
+    ends: Vec<String>,
 }
+
+const USAGE: &str = "podgate explain -f MANIFESTS... FROM TO --port N";
+const ENDS: [&str; 2] = ["FROM", "TO"];
 
 /// Runs the command.
 pub(crate) fn main(args: &ExplainArgs) -> Result<ExitCode> {
+    if args.ends.manifests.is_empty() {
+        bail!("no manifests given: {USAGE}");
+    }
     let question = question(args)?;
     let loaded = Loaded::read(&args.ends.manifests)?;
     let flow = question.resolve(&Parties::new(&loaded.world, &loaded.index))?;
@@ -99,14 +113,17 @@ pub(crate) fn main(args: &ExplainArgs) -> Result<ExitCode> {
 }
 
 fn question(args: &ExplainArgs) -> Result<Question> {
-    let (to, own_port) = split_port(&args.ends.to);
+    let [from, to] = args.ends.ends.as_slice() else {
+        bail!("a flow has two ends, given are {}: {USAGE}", args.ends.ends.len());
+    };
+    let (to_end, own_port) = split_port(to);
     let port = match (args.port, own_port) {
         (Some(port), Some(own)) if port != own => {
-            bail!("which port is meant: {own} (in `{}`) or {port} (--port)?", args.ends.to)
+            bail!("which port is meant: {own} (in `{to}`) or {port} (--port)?")
         }
         (port, own) => port.or(own),
     };
-    let question = Question::new(args.ends.from.clone(), to, args.protocol, port.map(i64::from), args.family);
+    let question = Question::new(from.clone(), to_end, args.protocol, port.map(i64::from), args.family);
     Ok(question.map_err(|error| match error {
         QuestionError::PortMissing(_) => {
             anyhow::anyhow!("which port? Give --port N (or --protocol ICMP, which has none)")
@@ -142,11 +159,11 @@ fn family(text: &str) -> Result<Family, String> {
 
 impl Args for Ends {
     fn augment_args(command: Command) -> Command {
-        let flag =
-            |name, help| Arg::new(name).long(name).value_name("END").value_parser(value_parser!(String)).help(help);
-        file_args::augment(command, &["FROM", "TO"], "The ends: namespace/pod or an IP address")
-            .arg(flag("from", "FROM as a flag"))
-            .arg(flag("to", "TO as a flag"))
+        let flag = |name: &'static str, help| Arg::new(name).long(name).value_name("END").help(help);
+        let [from, to] = ENDS;
+        let positionals =
+            [(from, "Who opens the connection: namespace/pod or an IP address"), (to, "To whom, likewise")];
+        file_args::augment(command, &positionals).arg(flag("from", "FROM as a flag")).arg(flag("to", "TO as a flag"))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -158,22 +175,11 @@ impl FromArgMatches for Ends {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let flags = ["from", "to"].map(|name| matches.get_one::<String>(name).cloned());
         let wanted = flags.iter().filter(|flag| flag.is_none()).count();
-        let (manifests, rest) = file_args::split(matches, wanted);
-        let usage = |kind, what: &str| {
-            clap::Error::raw(kind, format!("{what}: podgate explain -f MANIFESTS... FROM TO --port N\n"))
-        };
-        if manifests.is_empty() {
-            return Err(usage(ErrorKind::MissingRequiredArgument, "no manifests given"));
-        }
-        if rest.len() > wanted {
-            return Err(usage(ErrorKind::ArgumentConflict, "FROM or TO is given twice"));
-        }
-        let mut rest = rest.into_iter();
-        let [from, to] = flags.map(|flag| flag.or_else(|| rest.next().map(|end| end.to_string_lossy().into_owned())));
-        match (from, to) {
-            (Some(from), Some(to)) => Ok(Ends { manifests, from, to }),
-            _ => Err(usage(ErrorKind::MissingRequiredArgument, "FROM and TO are both needed")),
-        }
+        let (manifests, rest) = file_args::split(matches, &ENDS, wanted);
+        let mut rest = rest.into_iter().map(|end| end.to_string_lossy().into_owned());
+        let mut ends: Vec<String> = flags.into_iter().filter_map(|flag| flag.or_else(|| rest.next())).collect();
+        ends.extend(rest);
+        Ok(Ends { manifests, ends })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -9,35 +9,28 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 const MANIFESTS: &str = "manifests";
-const REST: &str = "rest";
 
-/// Adds `-f` and up to as many positionals as there are names.
-pub(crate) fn augment(command: Command, names: &[&'static str], help: &'static str) -> Command {
-    command
-        .arg(
-            Arg::new(MANIFESTS)
-                .short('f')
-                .long("filename")
-                .value_name("MANIFESTS")
-                .num_args(1..)
-                .action(ArgAction::Append)
-                .value_parser(value_parser!(PathBuf))
-                .help("Manifest files and directories (YAML or JSON; `-` is standard input); may be repeated"),
-        )
-        .arg(
-            Arg::new(REST)
-                .value_names(names.iter().copied())
-                .num_args(0..=names.len())
-                .action(ArgAction::Append)
-                .value_parser(value_parser!(PathBuf))
-                .help(help),
-        )
+/// Adds `-f` and a positional for each name; none of them is required as far as the parser can see.
+pub(crate) fn augment(command: Command, positionals: &[(&'static str, &'static str)]) -> Command {
+    let command = command.arg(
+        Arg::new(MANIFESTS)
+            .short('f')
+            .long("filename")
+            .value_name("MANIFESTS")
+            .num_args(1..)
+            .action(ArgAction::Append)
+            .value_parser(value_parser!(PathBuf))
+            .help("Manifest files and directories (YAML or JSON; `-` is standard input); may be repeated"),
+    );
+    positionals.iter().fold(command, |command, (name, help)| {
+        command.arg(Arg::new(*name).value_name(*name).value_parser(value_parser!(PathBuf)).help(*help))
+    })
 }
 
-/// The manifests, and as many positionals as there are, but at most `wanted`.
-pub(crate) fn split(matches: &ArgMatches, wanted: usize) -> (Vec<PathBuf>, Vec<PathBuf>) {
+/// The manifests, and as many positionals as there are, but at most `wanted` out of what follows `-f`.
+pub(crate) fn split(matches: &ArgMatches, names: &[&str], wanted: usize) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let mut groups = occurrences(matches, MANIFESTS);
-    let mut rest: Vec<(usize, PathBuf)> = occurrences(matches, REST).into_iter().flatten().collect();
+    let mut rest: Vec<(usize, PathBuf)> = names.iter().flat_map(|name| occurrences(matches, name)).flatten().collect();
     for group in groups.iter_mut().rev() {
         while rest.len() < wanted && group.len() > 1 {
             rest.extend(group.pop());
@@ -63,8 +56,9 @@ mod tests {
 
     fn parse(line: &str, wanted: usize) -> (String, String) {
         let command = Command::new("x").arg(Arg::new("output").short('o').num_args(1)).no_binary_name(true);
-        let command = augment(command, &["A", "B"][..wanted], "help");
-        let (manifests, rest) = split(&command.try_get_matches_from(line.split(' ')).unwrap(), wanted);
+        let command = augment(command, &[("A", "first"), ("B", "second")][..wanted]);
+        let matches = command.try_get_matches_from(line.split(' ')).unwrap();
+        let (manifests, rest) = split(&matches, &["A", "B"][..wanted], wanted);
         let join = |v: Vec<PathBuf>| v.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(" ");
         (join(manifests), join(rest))
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use podgate_api::{Direction, Kind, ObjectKey, Pod, PolicySpec, Tier};
 use podgate_engine::{Cause, Decision};
-use podgate_policy::reference::{self, Flow, Mismatch, PeerMismatch};
+use podgate_policy::reference::{self, Flow, Mismatch, PeerMismatch, PodCondition};
 
 use super::remedy;
 use super::shape::{CauseWord, Explanation, Isolation, NotSelecting, Party, PartyKind, RuleReport, Side};
@@ -30,10 +30,10 @@ pub(super) struct Disagreement {
 /// Explains a flow that the question came to.
 pub(super) fn explain(loaded: &Loaded, question: &Question, flow: &Flow) -> (Explanation, Vec<Disagreement>) {
     let judgement = loaded.judge(flow);
-    let mut disagreements = Vec::new();
+    let (mut disagreements, mut warnings) = (Vec::new(), warnings(loaded, flow));
     let mut side = |direction, decision| {
         disagreements.extend(compare(loaded, flow, direction, decision).err());
-        explain_side(loaded, flow, direction, decision)
+        explain_side(loaded, flow, direction, decision, &mut warnings)
     };
     let egress = side(Direction::Egress, judgement.egress);
     let ingress = side(Direction::Ingress, judgement.ingress);
@@ -48,7 +48,7 @@ pub(super) fn explain(loaded: &Loaded, question: &Question, flow: &Flow) -> (Exp
         destination: party(loaded, &question.to, flow.destination),
         egress,
         ingress,
-        warnings: warnings(loaded, flow),
+        warnings,
     };
     (explanation, disagreements)
 }
@@ -115,7 +115,13 @@ fn party(loaded: &Loaded, asked: &str, address: IpAddr) -> Party {
     Party { kind, name, address: address.to_string(), node, namespace: None, labels: None, namespace_labels: None }
 }
 
-fn explain_side(loaded: &Loaded, flow: &Flow, direction: Direction, decision: Decision) -> Side {
+fn explain_side(
+    loaded: &Loaded,
+    flow: &Flow,
+    direction: Direction,
+    decision: Decision,
+    warnings: &mut Vec<String>,
+) -> Side {
     let world = &loaded.world;
     let rule = loaded.rule(decision).map(str::to_owned);
     let mut side = Side {
@@ -150,6 +156,7 @@ fn explain_side(loaded: &Loaded, flow: &Flow, direction: Direction, decision: De
     }
     side.rules.sort_by_key(|rule| rule.distance);
     mismatches.sort_by_key(|(_, mismatch)| distance(mismatch));
+    warnings.extend(labels_untold(loaded, flow.other_end(direction), &mismatches));
     if side.cause == CauseWord::Open {
         side.not_selecting = not_selecting(loaded, pod, direction);
     }
@@ -271,6 +278,28 @@ fn warnings(loaded: &Loaded, flow: &Flow) -> Vec<String> {
     };
     let about = loaded.warnings().into_iter().filter(|warning| concerns(&warning.object));
     about.map(|warning| loaded.warning_line(&warning)).collect()
+}
+
+/// Rules ask for labels of a namespace that the manifests do not tell.
+fn labels_untold(loaded: &Loaded, peer: IpAddr, mismatches: &[(String, Mismatch)]) -> Option<String> {
+    let pod = reference::owner(&loaded.world, peer)?;
+    let untold = !loaded.world.namespaces.contains_key(&pod.namespace);
+    let by_label = |condition: &PodCondition| match condition {
+        PodCondition::NamespaceLabel(label) => label.requirement.key != "kubernetes.io/metadata.name",
+        _ => false,
+    };
+    let by_label = |peer: &PeerMismatch| match peer {
+        PeerMismatch::Pod { conditions, .. } => conditions.iter().any(by_label),
+        _ => false,
+    };
+    let asked = mismatches.iter().any(|(_, mismatch)| mismatch.peers.iter().any(by_label));
+    (untold && asked).then(|| {
+        format!(
+            "Namespace {}: rules ask for its labels, but the manifests have no such object; it counts as one with \
+             the label kubernetes.io/metadata.name only",
+            pod.namespace
+        )
+    })
 }
 
 fn place(loaded: &Loaded, key: &ObjectKey) -> Option<String> {
