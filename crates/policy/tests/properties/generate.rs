@@ -21,12 +21,16 @@ const PROTOCOLS: [Protocol; 4] = [Protocol::Tcp, Protocol::Tcp, Protocol::Udp, P
 
 /// Every object that a world may have, by key.
 pub fn keys() -> Vec<ObjectKey> {
+    keys_of(4, 3)
+}
+
+fn keys_of(pods: usize, policies: usize) -> Vec<ObjectKey> {
     let mut keys = Vec::new();
     keys.extend(NODES.map(|n| key(Kind::Node, n)));
     for namespace in NAMESPACES {
         keys.push(key(Kind::Namespace, namespace));
-        keys.extend((0..4).map(|i| key(Kind::Pod, &format!("{namespace}/p{i}"))));
-        keys.extend((0..3).map(|i| key(Kind::NetworkPolicy, &format!("{namespace}/x{i}"))));
+        keys.extend((0..pods).map(|i| key(Kind::Pod, &format!("{namespace}/p{i}"))));
+        keys.extend((0..policies).map(|i| key(Kind::NetworkPolicy, &format!("{namespace}/x{i}"))));
         keys.extend((1..3).map(|i| key(Kind::LegacyNetworkPolicy, &format!("{namespace}/x{i}"))));
     }
     keys.extend((0..3).map(|i| key(Kind::NetworkPolicy, &format!("admin{i}"))));
@@ -48,6 +52,24 @@ pub fn world(rng: &mut Rng) -> Vec<Object> {
     });
     rng.shuffle(&mut keys);
     keys.iter().map(|key| object(rng, key)).collect()
+}
+
+/// A world of a few hundred pods, most with addresses of their own, and some dozens of policies: for what shows only
+/// where tables have more than one page.
+pub fn large_world(rng: &mut Rng) -> Vec<Object> {
+    let mut objects: Vec<_> = keys_of(100, 20).iter().map(|key| object(rng, key)).collect();
+    for object in &mut objects {
+        let Object::Pod(pod) = object else { continue };
+        for address in &mut pod.addresses {
+            *address = match *address {
+                kept if rng.chance(10) => kept,
+                IpAddr::V4(_) => IpAddr::from([10, 1, rng.below(4) as u8, rng.below(256) as u8]),
+                IpAddr::V6(_) => crate::common::address(&format!("fd00:1::{:x}", rng.below(1024))),
+            };
+        }
+    }
+    rng.shuffle(&mut objects);
+    objects
 }
 
 /// A random object of that kind and name.

@@ -35,15 +35,17 @@ impl From<String> for Failure {
 }
 
 /// The steps of a sequence: a world that arrives, then changes of all kinds with builds in between.
-fn steps(rng: &mut Rng) -> Vec<Step> {
-    let keys = generate::keys();
+fn steps(rng: &mut Rng, objects: Vec<Object>) -> Vec<Step> {
+    let mut keys: Vec<_> = objects.iter().map(Object::key).chain(generate::keys()).collect();
+    keys.sort();
+    keys.dedup();
     let mut world = World::default();
     let mut steps = Vec::new();
     let push = |steps: &mut Vec<Step>, world: &mut World, change: Change| {
         world.apply(change.clone());
         steps.push(Step::Change(Box::new(change)));
     };
-    for object in generate::world(rng) {
+    for object in objects {
         if rng.chance(80) {
             push(&mut steps, &mut world, Change::Apply(object));
         }
@@ -294,9 +296,29 @@ fn incremental_builds_equal_builds_from_nothing() {
     println!("PODGATE_SEED={} sequences {sequences}", seed());
     for number in 0..sequences {
         let mut rng = Rng::new(seed().wrapping_mul(41).wrapping_add(number));
-        let steps = steps(&mut rng);
+        let objects = generate::world(&mut rng);
+        let steps = steps(&mut rng, objects);
         let flows = Candidates::of(steps.iter().filter_map(applied)).flows(&mut rng, 60);
         check(number, steps, &flows);
+    }
+}
+
+#[test]
+fn incremental_builds_of_a_large_world_equal_builds_from_nothing() {
+    let mut rng = Rng::new(seed().wrapping_mul(53));
+    let objects = generate::large_world(&mut rng);
+    let flows = Candidates::of(&objects).flows(&mut rng, 500);
+    let mut steps = steps(&mut rng, objects);
+    let mut builds = 0;
+    steps.retain(|step| {
+        !matches!(step, Step::Build) || {
+            builds += 1;
+            builds % 4 == 1
+        }
+    });
+    steps.push(Step::Build);
+    if let Err(failure) = replay(&steps, &Locality::All, &flows) {
+        panic!("PODGATE_SEED={} large sequence\n{}", seed(), failure.message);
     }
 }
 

@@ -62,6 +62,18 @@ fn random_worlds_are_judged_as_by_the_reference() {
 }
 
 #[test]
+fn large_worlds_are_judged_as_by_the_reference() {
+    for number in 0..setting("PODGATE_WORLDS", 400).div_ceil(200) {
+        let mut rng = Rng::new(seed().wrapping_mul(29).wrapping_add(number));
+        let objects = generate::large_world(&mut rng);
+        let flows = Candidates::of(&objects).flows(&mut rng, 2_000);
+        if let Err(difference) = first_difference(&objects, &locality(number), &flows) {
+            panic!("PODGATE_SEED={} large world {number}\n{difference}", seed());
+        }
+    }
+}
+
+#[test]
 fn the_order_of_arrival_does_not_matter() {
     for number in 0..setting("PODGATE_WORLDS", 400) / 4 {
         let mut rng = Rng::new(seed().wrapping_mul(31).wrapping_add(number));
