@@ -3,7 +3,7 @@
 
 
 use podgate_sandbox::ProbeKind::{Tcp, Udp};
-use podgate_sandbox::{Packet, PodOptions, Probe};
+use podgate_sandbox::{ArrivalKind, Packet, PodOptions, Probe};
 
 use crate::kit::{LONG, Node, pod_file, policy};
 
@@ -67,7 +67,7 @@ fn a_packet_of_an_unknown_pod_waits_for_its_identity_and_is_judged_by_it() {
     late.netns().send(&Packet::udp((late.v4(), 4000).into(), (web.v4(), 53).into(), b"early")).expect("sent");
     node.await_metric("podgate_held_packets_total", 1.0);
     node.enforced(|| node.tell(&late));
-    assert!(server.await_arrival(LONG, |a| a.data == b"early").is_some(), "{}", node.log());
+    assert!(server.await_arrival(LONG, |a| a.kind == ArrivalKind::Datagram(b"early".to_vec())).is_some(), "{}", node.log());
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_packet_of_an_address_that_stays_unknown_is_denied_in_the_end() {
     node.start(&[]);
     let unknown = node.host.pod(PodOptions::new("shop/unknown")).expect("a pod");
     unknown.netns().send(&Packet::udp((unknown.v4(), 4000).into(), (web.v4(), 53).into(), b"who")).expect("sent");
-    node.await_metric("podgate_hold_expired_packets_total", 1.0);
+    node.await_metric("podgate_hold_denied_packets_total", 1.0);
     assert!(server.arrivals().is_empty());
 }
 

@@ -55,7 +55,7 @@ fn a_permitted_connection_older_than_the_agent_goes_on_when_the_server_speaks_fi
     node.start(&[]);
     server.say(connection.local().expect("bound"), b"news").expect("sent");
     assert_eq!(connection.receive(LONG).expect("it arrives"), b"news", "{}", node.log());
-    assert!(node.metric("podgate_midstream_accepts_total") >= 1.0);
+    assert!(node.metric("podgate_startup_loose_accepts_total") >= 1.0);
     connection.ping(PATIENCE).expect("it goes on");
 }
 

@@ -14,18 +14,18 @@ use nix::sys::signal::Signal;
 use podgate_sandbox::{Host, HostOptions, Netns, Pod, PodOptions, Probe, Process, mortal, unexpected};
 
 /// How long an event may take before the test fails: long, as the machine may be busy with other tests.
-pub const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// A node, its manifests, and its agent once started.
-pub struct Node {
-    pub host: Host,
+pub(crate) struct Node {
+    pub(crate) host: Host,
     directory: tempfile::TempDir,
     agent: Option<Agent>,
 }
 
 /// A running agent.
-pub struct Agent {
-    pub process: Process,
+pub(crate) struct Agent {
+    pub(crate) process: Process,
     log: Arc<Log>,
 }
 
@@ -37,63 +37,63 @@ struct Log {
 
 impl Node {
     /// A node by the name of `node`, with the first pod ranges of [`HostOptions::numbered`].
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(Host::single("node").expect("a host"))
     }
 
     /// A node on a host of the caller's.
-    pub fn on(host: Host) -> Self {
+    pub(crate) fn on(host: Host) -> Self {
         Node { host, directory: tempfile::tempdir().expect("a directory"), agent: None }
     }
 
     /// A second node beside this one, linked with it.
-    pub fn neighbour(&self, number: u8) -> Host {
+    pub(crate) fn neighbour(&self, number: u8) -> Host {
         let other = Host::new(HostOptions::numbered(&format!("node{number}"), number)).expect("a host");
         self.host.link(&other).expect("a link");
         other
     }
 
     /// Its network namespace.
-    pub fn netns(&self) -> &Netns {
+    pub(crate) fn netns(&self) -> &Netns {
         self.host.netns()
     }
 
     /// The manifests' directory.
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// A pod here; its manifest is written but not awaited.
-    pub fn pod(&self, options: PodOptions) -> Pod {
+    pub(crate) fn pod(&self, options: PodOptions) -> Pod {
         let pod = self.host.pod(options).expect("a pod");
         self.tell(&pod);
         pod
     }
 
     /// Writes the pod's manifest as it is now; not awaited.
-    pub fn tell(&self, pod: &Pod) {
+    pub(crate) fn tell(&self, pod: &Pod) {
         self.write(&pod_file(pod), &pod.manifest());
     }
 
     /// Writes a file by rename, as editors do; not awaited.
-    pub fn write(&self, file: &str, text: &str) {
+    pub(crate) fn write(&self, file: &str, text: &str) {
         let temporary = self.directory().join(format!(".{file}.tmp"));
         std::fs::write(&temporary, text).expect("written");
         std::fs::rename(temporary, self.directory().join(file)).expect("renamed");
     }
 
     /// Writes a file and waits until it is enforced.
-    pub fn apply(&self, file: &str, text: &str) {
+    pub(crate) fn apply(&self, file: &str, text: &str) {
         self.enforced(|| self.write(file, text));
     }
 
     /// Removes a file and waits until that is enforced.
-    pub fn remove(&self, file: &str) {
+    pub(crate) fn remove(&self, file: &str) {
         self.enforced(|| std::fs::remove_file(self.directory().join(file)).expect("removed"));
     }
 
     /// Does something that changes the world once, and waits until it is enforced.
-    pub fn enforced<T>(&self, change: impl FnOnce() -> T) -> T {
+    pub(crate) fn enforced<T>(&self, change: impl FnOnce() -> T) -> T {
         let before = self.generation();
         let done = change();
         self.await_generation(before + 1);
@@ -101,26 +101,26 @@ impl Node {
     }
 
     /// Starts the agent with further arguments and waits until it is ready.
-    pub fn start(&mut self, arguments: &[&str]) {
+    pub(crate) fn start(&mut self, arguments: &[&str]) {
         self.launch(arguments);
         let (status, body) = self.get("/readyz?generation=1");
         assert_eq!(status, 200, "not ready: {body}\n{}", self.log());
     }
 
     /// Starts the agent without waiting for more than its listener.
-    pub fn launch(&mut self, arguments: &[&str]) {
+    pub(crate) fn launch(&mut self, arguments: &[&str]) {
         assert!(self.agent.is_none(), "one agent at a time");
         self.agent = Some(Agent::start(self.netns(), self.directory(), arguments));
         self.agent().await_line("listening");
     }
 
     /// The agent.
-    pub fn agent(&self) -> &Agent {
+    pub(crate) fn agent(&self) -> &Agent {
         self.agent.as_ref().expect("the agent was started")
     }
 
     /// Ends the agent gracefully.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let agent = self.agent.take().expect("the agent was started");
         agent.process.signal(Signal::SIGTERM);
         let status = agent.process.wait(LONG);
@@ -128,33 +128,33 @@ impl Node {
     }
 
     /// Ends the agent by SIGKILL.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.agent.take().expect("the agent was started").process.kill();
     }
 
     /// What the agent has logged so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.agent.as_ref().map_or_else(String::new, |a| a.log.text())
     }
 
     /// The generation in force.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.metric("podgate_generation") as u64
     }
 
     /// Waits until a generation is in force and the agent is ready.
-    pub fn await_generation(&self, generation: u64) {
+    pub(crate) fn await_generation(&self, generation: u64) {
         let (status, body) = self.get(&format!("/readyz?generation={generation}"));
         assert_eq!(status, 200, "generation {generation}: {body}\n{}", self.log());
     }
 
     /// The value of the first series whose line begins like this (a name, or a name with all its labels).
-    pub fn metric(&self, series: &str) -> f64 {
+    pub(crate) fn metric(&self, series: &str) -> f64 {
         self.find_metric(series).unwrap_or_else(|| panic!("no {series}\n{}", self.get("/metrics").1))
     }
 
     /// Likewise, if it is there.
-    pub fn find_metric(&self, series: &str) -> Option<f64> {
+    pub(crate) fn find_metric(&self, series: &str) -> Option<f64> {
         let text = self.get("/metrics").1;
         let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
         line.rsplit(' ').next()?.parse().ok()
@@ -162,7 +162,7 @@ impl Node {
 
     /// Waits until a metric has at least this value. Counters have no event to wait for: each look is a request, and
     /// the look itself is the pace.
-    pub fn await_metric(&self, series: &str, least: f64) {
+    pub(crate) fn await_metric(&self, series: &str, least: f64) {
         let deadline = Instant::now() + LONG;
         while self.find_metric(series).is_none_or(|value| value < least) {
             assert!(Instant::now() < deadline, "{series} stays below {least}\n{}", self.log());
@@ -171,7 +171,7 @@ impl Node {
     }
 
     /// How often a rule decided, by its full name.
-    pub fn rule_count(&self, rule: &str) -> f64 {
+    pub(crate) fn rule_count(&self, rule: &str) -> f64 {
         let text = self.get("/metrics").1;
         let wanted = format!("rule=\"{rule}\"");
         let mut lines = text.lines().filter(|l| l.starts_with("podgate_rule_verdicts_total{") && l.contains(&wanted));
@@ -180,7 +180,7 @@ impl Node {
     }
 
     /// Asks the agent's HTTP address: status and body.
-    pub fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         self.netns().run(|| {
             let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], 9840))).expect("the agent listens");
             stream.set_read_timeout(Some(LONG)).expect("a timeout");
@@ -193,7 +193,7 @@ impl Node {
     }
 
     /// Runs a command in the node's namespace to its end: success and output.
-    pub fn command(&self, program: &str, arguments: &[&str]) -> (bool, String) {
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> (bool, String) {
         let mut command = std::process::Command::new(program);
         command.args(arguments);
         let output = self.netns().run(move || command.output()).expect("started");
@@ -203,7 +203,7 @@ impl Node {
 
     /// All probes at once; fails with those that went otherwise, and the agent's log.
     #[track_caller]
-    pub fn expect(&self, probes: &[Probe]) {
+    pub(crate) fn expect(&self, probes: &[Probe]) {
         let wrong = unexpected(probes);
         assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), self.log());
     }
@@ -211,12 +211,12 @@ impl Node {
 
 impl Agent {
     /// Starts one in a namespace, on a directory of manifests, for the node by the namespace's name.
-    pub fn start(netns: &Netns, directory: &Path, arguments: &[&str]) -> Self {
+    pub(crate) fn start(netns: &Netns, directory: &Path, arguments: &[&str]) -> Self {
         Self::spawn(netns, directory, arguments, mortal(binary()))
     }
 
     /// Starts one that may not have a capability, such as `net_admin`.
-    pub fn start_without(netns: &Netns, directory: &Path, capability: &str) -> Self {
+    pub(crate) fn start_without(netns: &Netns, directory: &Path, capability: &str) -> Self {
         let mut command = mortal("setpriv");
         command.arg(format!("--bounding-set=-{capability}")).arg(format!("--inh-caps=-{capability}")).arg(binary());
         Self::spawn(netns, directory, &[], command)
@@ -240,7 +240,7 @@ impl Agent {
     }
 
     /// Waits for a line of the log that contains this.
-    pub fn await_line(&self, wanted: &str) -> String {
+    pub(crate) fn await_line(&self, wanted: &str) -> String {
         let deadline = Instant::now() + LONG;
         let mut lines = self.log.lines.lock().unwrap();
         loop {
@@ -254,7 +254,7 @@ impl Agent {
     }
 
     /// Waits for its end: whether it succeeded, and all it said.
-    pub fn ended(self) -> (bool, String) {
+    pub(crate) fn ended(self) -> (bool, String) {
         let status = self.process.wait(LONG).expect("it ends");
         let deadline = Instant::now() + LONG;
         let mut lines = self.log.lines.lock().unwrap();
@@ -272,17 +272,17 @@ impl Log {
 }
 
 /// The binary under test.
-pub fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_podgate"))
 }
 
 /// The file that [`Node::pod`] writes.
-pub fn pod_file(pod: &Pod) -> String {
+pub(crate) fn pod_file(pod: &Pod) -> String {
     format!("pod-{}-{}.yaml", pod.options().namespace, pod.options().name)
 }
 
 /// A NetworkPolicy's text; `spec` is YAML in flow style.
-pub fn policy(name: &str, namespace: &str, spec: &str) -> String {
+pub(crate) fn policy(name: &str, namespace: &str, spec: &str) -> String {
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
          metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
@@ -290,6 +290,6 @@ pub fn policy(name: &str, namespace: &str, spec: &str) -> String {
 }
 
 /// A policy that isolates every pod of a namespace in both directions and allows nothing.
-pub fn deny_all(namespace: &str) -> String {
+pub(crate) fn deny_all(namespace: &str) -> String {
     policy("deny-all", namespace, "{podSelector: {}, policyTypes: [Ingress, Egress]}")
 }

@@ -30,7 +30,7 @@ fn each_verdict_counts_at_its_rule_exactly_once() {
     assert_eq!(node.rule_count(allow), 20.0);
     node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81))]);
     assert!(node.rule_count(deny) >= 1.0);
-    let default = "podgate_default_deny_total{direction=\"ingress\",namespace=\"shop\",policy=\"web\"}";
+    let default = "podgate_default_deny_total{namespace=\"shop\",policy=\"web\",direction=\"ingress\"}";
     assert!(node.metric(default) >= 1.0);
     assert!(node.metric("podgate_verdict_duration_seconds_count") >= 21.0);
     node.agent().await_line(deny);

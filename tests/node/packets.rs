@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use podgate_sandbox::ProbeKind::{Echo, Udp};
-use podgate_sandbox::{Packet, Pod, PodOptions, Probe, Server};
+use podgate_sandbox::{ArrivalKind, Packet, Pod, PodOptions, Probe, Server};
 
 use crate::kit::{LONG, Node, deny_all, policy};
 
@@ -44,11 +44,12 @@ fn fragments_are_judged_by_the_port_in_their_first_one() {
                 client.netns().send_ip(destination, &fragment).expect("sent");
             }
         }
-        let arrival = server.await_arrival(LONG, |a| a.peer.ip() == source && a.data.len() == text.len());
+        let whole = ArrivalKind::Datagram(text.clone());
+        let arrival = server.await_arrival(LONG, |a| a.from.ip() == source && a.kind == whole);
         let arrival = arrival.unwrap_or_else(|| panic!("no fragmented datagram from {source}\n{}", node.log()));
-        assert_eq!(arrival.port, 53);
+        assert_eq!(arrival.to.port(), 53);
     }
-    assert!(server.arrivals().iter().all(|a| a.port != 54), "{:?}", server.arrivals());
+    assert!(server.arrivals().iter().all(|a| a.to.port() != 54), "{:?}", server.arrivals());
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn icmp_errors_about_a_permitted_connection_get_back_and_others_do_not() {
 #[test]
 fn an_untracked_datagram_is_judged_both_ways_and_never_remembered() {
     let (mut node, web, client, _server) = pair();
-    let rules = "table inet notrack { chain prerouting { type filter hook prerouting priority raw; udp sport { 53, 54 } notrack; udp dport { 53, 54 } notrack; }; }";
+    let rules = "table inet raw { chain prerouting { type filter hook prerouting priority raw; udp sport { 53, 54 } notrack; udp dport { 53, 54 } notrack; }; }";
     let (ok, said) = node.command("nft", &[rules]);
     assert!(ok, "{said}");
     node.start(&[]);

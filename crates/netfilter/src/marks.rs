@@ -30,6 +30,9 @@ pub enum Way {
     RelatedOriginal,
     /// An ICMP error that travels in the reply direction: judge the embedded header.
     RelatedReply,
+    /// TCP without SYN of a connection that conntrack meets only now: it is older than conntrack, and which end began
+    /// it is not known. Otherwise like [`Way::Original`].
+    Midstream,
 }
 
 /// Marks that can't be used, and why.
@@ -59,9 +62,10 @@ impl Default for Marks {
 
 impl Way {
     /// Every way, in the order of its field value.
-    pub const ALL: [Way; 5] = [Way::Original, Way::Reply, Way::Untracked, Way::RelatedOriginal, Way::RelatedReply];
+    pub const ALL: [Way; 6] =
+        [Way::Original, Way::Reply, Way::Untracked, Way::RelatedOriginal, Way::RelatedReply, Way::Midstream];
 
-    /// The value in the low three of our packet mark bits, 1..=5.
+    /// The value in the low three of our packet mark bits, 1..=6.
     fn field(self) -> u32 {
         match self {
             Way::Original => 1,
@@ -69,6 +73,7 @@ impl Way {
             Way::Untracked => 3,
             Way::RelatedOriginal => 4,
             Way::RelatedReply => 5,
+            Way::Midstream => 6,
         }
     }
 }

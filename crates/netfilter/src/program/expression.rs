@@ -41,6 +41,7 @@ pub(crate) enum Direction {
 /// `NF_CT_STATE_BIT` of each state that the program asks for.
 pub(crate) const INVALID: u32 = 1;
 pub(crate) const RELATED: u32 = 1 << 2;
+pub(crate) const NEW: u32 = 1 << 3;
 pub(crate) const UNTRACKED: u32 = 1 << 6;
 
 const CT_STATE: u32 = 0;
@@ -284,6 +285,15 @@ pub(crate) fn neighbour_discovery(types: RangeInclusive<u8>) -> Statement {
     statement.push(compare(Operator::LessThanEqual, [*types.end()]));
     statement.push(payload(NETWORK_HEADER, 7, 1));
     statement.push(compare(Operator::Equal, [255]));
+    statement
+}
+
+/// `meta l4proto tcp tcp flags & syn == 0`
+pub(crate) fn tcp_without_syn() -> Statement {
+    let mut statement = protocol(libc::IPPROTO_TCP);
+    statement.push(payload(TRANSPORT_HEADER, 13, 1));
+    statement.push(bitwise(&[0x02], &[0]));
+    statement.push(compare(Operator::Equal, [0]));
     statement
 }
 

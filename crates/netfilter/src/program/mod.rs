@@ -28,12 +28,13 @@ use self::layout::{Base, CORE, INPUT, UDP};
 use self::rules::Plan;
 use self::standing::Standing;
 use self::transaction::{Failure, Transaction, generation};
+use crate::Error;
 use crate::conntrack;
 use crate::features::{Features, probe_with};
 use crate::guard::Guard;
 use crate::marks::Marks;
 use crate::netlink::Channel;
-use crate::{Error, waker::Waker};
+use crate::queue::Waker;
 
 /// The name of our table, of family inet.
 pub const TABLE: &str = "podgate";

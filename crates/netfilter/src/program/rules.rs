@@ -15,9 +15,9 @@
 use std::ops::RangeInclusive;
 
 use super::expression::{
-    Direction, End, Expression, Family, INVALID, RELATED, Statement, UNTRACKED, accept, address, back, connection_mark,
-    counter, direction, drop, goto, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
-    queue, queue_compat, set_connection_mark, set_label, set_mark, state,
+    Direction, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address, back,
+    connection_mark, counter, direction, drop, goto, jump, label, local, mark_any, mark_is, neighbour_discovery,
+    not_protocol, protocol, queue, queue_compat, set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
 use crate::marks::{Marks, Way};
 
@@ -149,6 +149,9 @@ fn divert(marks: &Marks) -> Vec<Rule> {
         }
     }
     rules.push(rule("divert", [direction(Direction::Reply), say(Way::Reply), up()]));
+    // A revoked connection's packets are no such: conntrack knows who began it, and judging the other way round
+    // would let it through wherever only one end is isolated.
+    rules.push(rule("divert", [state(NEW, true), tcp_without_syn(), say(Way::Midstream), up()]));
     rules.push(rule("divert", [say(Way::Original), up()]));
     rules
 }

@@ -154,8 +154,8 @@ impl Control {
             Ok(true) => {}
             Ok(false) => {
                 tracing::warn!("somebody else changed or removed table inet podgate: putting it back");
-                self.state.kernel_repairs.inc();
                 self.mend(kernel);
+                self.state.kernel_repairs.inc();
             }
             Err(error) => tracing::error!(%error, "cannot look at the kernel's rules"),
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use podgate_netfilter::{Error, Open, Program, ProgramSettings, Update, Waker};
+use podgate_netfilter::{Error, Open, Program, ProgramSettings, Update, queue::Waker};
 use podgate_policy::{Build, Exposure};
 use tokio::sync::mpsc::Sender;
 

@@ -3,7 +3,7 @@
 //! Not here: the answer's effects (counters, records, the verdict).
 
 use podgate_engine::packet::{self, Header, ParseError};
-use podgate_engine::{Cause, Flow, Generation, Judgement, NodeOrigin, Snapshot, Verdict, protocol};
+use podgate_engine::{Cause, Flow, Generation, Judgement, NodeOrigin, Port, Snapshot, Verdict};
 use podgate_netfilter::Way;
 
 /// `NF_INET_LOCAL_IN` (linux/netfilter.h): the packet is for the node itself.
@@ -63,7 +63,7 @@ impl Question {
     #[inline]
     pub(crate) fn new(way: Way, hook: u8, payload: &[u8], loose: bool) -> Result<Self, ParseError> {
         let header = match way {
-            Way::Original | Way::Reply | Way::Untracked => packet::parse(payload)?,
+            Way::Original | Way::Midstream | Way::Reply | Way::Untracked => packet::parse(payload)?,
             Way::RelatedOriginal | Way::RelatedReply => packet::embedded(payload)?,
         };
         let as_sent = |origin| Question {
@@ -76,18 +76,18 @@ impl Question {
         };
         let turned = Question { flow: header.turned(), ..as_sent(NodeOrigin::Address) };
         Ok(match way {
-            Way::Original => {
+            Way::Original | Way::Midstream => {
                 // What is for the node itself is never remembered: that hook sees packets before others do.
                 let remember = hook != LOCAL_IN;
-                let mut question = Question { remember, ..as_sent(NodeOrigin::Forged) };
-                if loose && may_be_midstream(&header) {
-                    question.turned = Some(header.turned());
-                    question.loose = true;
-                    question.remember_turned = remember && header.is_midstream_tcp();
+                let question = Question { remember, ..as_sent(NodeOrigin::Forged) };
+                match way == Way::Midstream && loose && !looks_like_the_clients(&header) {
+                    true => Question { turned: Some(header.turned()), remember_turned: remember, loose, ..question },
+                    false => question,
                 }
-                question
             }
             Way::Reply => turned,
+            // Request or reply, nobody knows; ports tell as much as can be told.
+            Way::Untracked if looks_like_the_clients(&header) => as_sent(NodeOrigin::Forged),
             Way::Untracked => Question { turned: Some(header.turned()), ..as_sent(NodeOrigin::Forged) },
             // The error travels with the connection, so the packet inside was a reply.
             Way::RelatedOriginal => turned,
@@ -120,13 +120,17 @@ impl Question {
     }
 }
 
-/// TCP past its SYN, and UDP, which does not show who began.
-fn may_be_midstream(header: &Header) -> bool {
-    header.is_midstream_tcp() || header.flow.protocol == protocol::UDP
+/// From a port that the system gives out (Linux: 32768 to 60999) to one that it does not: a client's packet, which
+/// needs no second opinion.
+fn looks_like_the_clients(header: &Header) -> bool {
+    const GIVEN_OUT: u16 = 32768;
+    match (header.source_port, header.flow.port) {
+        (Port::Number(source), Port::Number(destination)) => source >= GIVEN_OUT && destination < GIVEN_OUT,
+        _ => false,
+    }
 }
 
-/// Denied only because an address is unknown.
+/// Denied, and an address is unknown: once it is known, the other end may decide otherwise as well.
 fn is_unknown(judgement: &Judgement) -> bool {
-    let causes = [judgement.egress.cause, judgement.ingress.cause];
-    causes.contains(&Cause::Unknown) && !causes.iter().any(|cause| matches!(cause, Cause::Denied(_)))
+    [judgement.egress.cause, judgement.ingress.cause].contains(&Cause::Unknown)
 }

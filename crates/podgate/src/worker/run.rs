@@ -179,7 +179,7 @@ impl Desk {
             }
         };
         match way {
-            Way::Original | Way::Reply => {}
+            Way::Original | Way::Midstream | Way::Reply => {}
             Way::Untracked => self.counters().count(Counter::Untracked),
             Way::RelatedOriginal | Way::RelatedReply => self.counters().count(Counter::Related),
         }

@@ -23,7 +23,7 @@ pub(super) const REMEMBERED: Fate = Fate::Accept { mark: FOREIGN | 7 << 10 };
 /// The mark of any other accept.
 pub(super) const PASSED: Fate = Fate::Accept { mark: FOREIGN };
 
-/// Accepts connections to port 80, from anybody to anybody; [`UNKNOWN`] is unknown until generation 2; node addresses
+/// Accepts connections to ports 80 and 40080, from anybody to anybody; [`UNKNOWN`] is unknown until generation 2; node addresses
 /// (10.0.0.x) may open anything, where it is really theirs.
 #[derive(Debug, Clone)]
 pub(super) struct Port80(pub(super) Generation);
@@ -41,7 +41,7 @@ impl Judge for Port80 {
         let node = flow.source.to_string().starts_with("10.0.0.") && origin == NodeOrigin::Address;
         let ingress = match flow.port {
             _ if node => Cause::OwnNode,
-            Port::Number(80) => Cause::Accepted(ACCEPTS),
+            Port::Number(80 | 40080) => Cause::Accepted(ACCEPTS),
             _ => Cause::Denied(DENIES),
         };
         Judgement {
