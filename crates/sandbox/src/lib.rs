@@ -28,6 +28,9 @@ mod rtnl;
 mod server;
 
 pub use bridge::Bridge;
+/// What [`Process::signal`] sends.
+pub use nix::sys::signal::Signal;
+
 pub use client::{Client, Connection, DENY_WAIT, Outcome, PATIENCE};
 pub use error::Error;
 pub use host::{Host, HostOptions, Outside};

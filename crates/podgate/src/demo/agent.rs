@@ -8,8 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
-use podgate_sandbox::{Client, Process, mortal};
+use podgate_sandbox::{Client, Process, Signal, mortal};
 
 use super::NODE;
 use super::cast::Cast;
@@ -36,7 +35,16 @@ impl Agent {
     pub(super) fn start(cast: &Cast, stage: &Stage) -> Result<Self> {
         let mut command = clean(mortal(std::env::current_exe().context("cannot find this executable")?));
         command.arg("run").arg("--manifests").arg(stage.manifests());
-        command.args(["--node", NODE, "--http", &format!("127.0.0.1:{HTTP}"), "--on-exit", "remove"]);
+        command.args([
+            "--node",
+            NODE,
+            "--http",
+            &format!("127.0.0.1:{HTTP}"),
+            "--on-exit",
+            "remove",
+            "--loose-seconds",
+            "0",
+        ]);
         let log = File::create(stage.log()).context("cannot write the agent's log")?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let process = cast.host().netns().spawn(command)?;

@@ -54,7 +54,6 @@ pub(crate) struct DemoArgs {
 /// Runs the command.
 pub(crate) fn main(args: &DemoArgs) -> Result<ExitCode> {
     let begin = Instant::now();
-    // Before any thread is made, so that all of them leave the signals to it.
     let interrupt = Interrupt::catch()?;
     let cast = Cast::assemble()?;
     let stage = Stage::build()?;

@@ -97,6 +97,9 @@ pub(super) fn summary(flows: usize, failed: usize, edited: &Edited, took: Durati
         time(&edited.opened),
         took.as_secs_f32()
     );
+    if !edited.as_expected() {
+        tell!("The edited policy was NOT enforced as it should be: see the last act.");
+    }
 }
 
 /// What to do after a demo that cleans up.
