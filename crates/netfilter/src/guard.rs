@@ -11,7 +11,7 @@ use crate::netlink::{Channel, attribute, text};
 use crate::program::TABLE;
 use crate::program::standing::NFTA_TABLE;
 use crate::program::transaction::body;
-use crate::waker::{Wakened, Waker};
+use crate::queue::Waker;
 
 const NFNLGRP_NFTABLES: u32 = 7;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
@@ -53,16 +53,13 @@ impl Guard {
     pub fn changed(&mut self) -> Result<Changed, Error> {
         let failed = |error| Error::io("watch our nftables table", error);
         loop {
-            let woken = self.waker.wait(self.channel.fd(), None).map_err(failed)? == Wakened::Woken;
-            let touched = self.drain().map_err(failed)?;
-            if touched && woken {
-                self.waker.wake();
+            if self.drain().map_err(failed)? {
+                return Ok(Changed::Touched);
             }
-            match (touched, woken) {
-                (true, _) => return Ok(Changed::Touched),
-                (false, true) => return Ok(Changed::Woken),
-                (false, false) => {}
+            if self.waker.take() {
+                return Ok(Changed::Woken);
             }
+            self.channel.wait(&self.waker).map_err(failed)?;
         }
     }
 

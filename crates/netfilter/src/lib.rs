@@ -26,7 +26,6 @@ mod netlink;
 mod program;
 pub mod queue;
 mod routes;
-mod waker;
 
 pub use bridge::{BridgeState, ensure_bridged_filtered};
 pub use cleanup::{Cleanup, cleanup};
@@ -39,4 +38,3 @@ pub use queue::{
     Fate, MmsgQueue, NfqQueue, Packet, Queue, QueueError, QueueSettings, QueueStats, Received, queue_stats,
 };
 pub use routes::RouteWatch;
-pub use waker::Waker;

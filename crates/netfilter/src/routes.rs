@@ -12,7 +12,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::Error;
 use crate::netlink::{Channel, Received};
-use crate::waker::{Wakened, Waker};
+use crate::queue::Waker;
 
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
@@ -57,24 +57,31 @@ impl RouteWatch {
         self.waker.clone()
     }
 
-    /// Waits until host routes go away; the addresses that they led to, each once. Empty if the waker was used.
+    /// Waits until host routes go away; the addresses that they led to, each once. Empty if the waker was used, but not
+    /// before all that went until then was told.
     pub fn gone(&mut self) -> Result<Vec<IpAddr>, Error> {
         let failed = |error| Error::io("watch routes", error);
         loop {
-            if self.waker.wait(self.watch.fd(), None).map_err(failed)? == Wakened::Woken {
-                return Ok(vec![]);
-            }
-            let mut events = Vec::new();
-            let read = self.watch.read(&mut |message| events.extend(event(&message)));
-            let mut gone = match read {
-                Ok(_) => self.follow(events),
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.compare()?,
-                Err(error) => return Err(failed(error)),
-            };
-            gone.sort_unstable();
-            gone.dedup();
-            if !gone.is_empty() {
+            let mut gone = self.drain()?;
+            if !gone.is_empty() || self.waker.take() {
+                gone.sort_unstable();
+                gone.dedup();
                 return Ok(gone);
+            }
+            self.watch.wait(&self.waker).map_err(failed)?;
+        }
+    }
+
+    /// Reads all notices that wait.
+    fn drain(&mut self) -> Result<Vec<IpAddr>, Error> {
+        let mut gone = Vec::new();
+        loop {
+            let mut events = Vec::new();
+            match self.watch.read(&mut |message| events.extend(event(&message))) {
+                Ok(true) => gone.extend(self.follow(events)),
+                Ok(false) => return Ok(gone),
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => gone.extend(self.compare()?),
+                Err(error) => return Err(Error::io("watch routes", error)),
             }
         }
     }

@@ -3,7 +3,9 @@
 //! Nothing here touches the namespace that the tests are started in, and nothing has a name that could be left behind:
 //! namespaces end with the descriptors that hold them.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
+
+pub(crate) mod conntrack;
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -155,17 +157,19 @@ pub(crate) enum Say {
     Drop,
 }
 
+type Judge = Mutex<Box<dyn FnMut(&Seen) -> Say + Send>>;
+
 /// Reads a queue and says what it is told to, in its own thread, until it is dropped.
 pub(crate) struct Reader {
     pub(crate) seen: Receiver<Seen>,
-    say: Arc<Mutex<Box<dyn FnMut(&Seen) -> Say + Send>>>,
+    say: Arc<Judge>,
     waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Reader {
     pub(crate) fn start(at: &Namespace, queue: u16, say: Say) -> Self {
-        let say: Arc<Mutex<Box<dyn FnMut(&Seen) -> Say + Send>>> = Arc::new(Mutex::new(Box::new(move |_| say)));
+        let say: Arc<Judge> = Arc::new(Mutex::new(Box::new(move |_| say)));
         let (sender, seen) = channel();
         let (ready, is_ready) = channel();
         let says = say.clone();
@@ -208,7 +212,7 @@ impl Drop for Reader {
     }
 }
 
-fn read(mut queue: MmsgQueue, seen: &Sender<Seen>, say: &Mutex<Box<dyn FnMut(&Seen) -> Say + Send>>) {
+fn read(mut queue: MmsgQueue, seen: &Sender<Seen>, say: &Judge) {
     let marks = Marks::default();
     loop {
         match queue.receive(None).unwrap() {
