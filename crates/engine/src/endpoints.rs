@@ -19,8 +19,10 @@ pub enum EndpointKind {
 /// An address that the cluster knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its group (see [`crate::Group`]).
+    /// The group of its pod (see [`crate::Group`]); 0 for a node.
     pub group: u32,
+    /// The class of blocks it is in (see [`crate::Block`]).
+    pub block: u32,
     /// The number of the pod's node, or of the node itself; 0: none. Less than 2^29.
     pub node: u32,
     /// What it stands for.
@@ -45,16 +47,16 @@ impl Endpoints {
     /// What is known of the address.
     #[inline]
     pub(crate) fn get(&self, address: Addr) -> Option<Endpoint> {
-        let (group, word) = match address.as_v4() {
+        match address.as_v4() {
             Some(v4) => self.v4.get(v4),
             None => self.v6.get(halves(address)),
-        }?;
-        Some(unpack(group, word))
+        }
+        .map(unpack)
     }
 
     /// Sets or removes one address.
     pub(crate) fn set(&mut self, address: Addr, endpoint: Option<Endpoint>) {
-        let value = endpoint.map(|e| (e.group, pack(e)));
+        let value = endpoint.map(pack);
         match address.as_v4() {
             Some(v4) => self.v4.set(v4, value),
             None => self.v6.set(halves(address), value),
@@ -76,24 +78,33 @@ const KIND_SHIFT: u32 = 30;
 const EXCEPTIONAL: u32 = 1 << 29;
 const NODE_MASK: u32 = EXCEPTIONAL - 1;
 
-fn pack(endpoint: Endpoint) -> u32 {
+/// An endpoint as a table holds it.
+#[derive(Clone, Copy)]
+struct Packed {
+    group: u32,
+    block: u32,
+    word: u32,
+}
+
+fn pack(endpoint: Endpoint) -> Packed {
     let kind = match endpoint.kind {
         EndpointKind::LocalPod => 0,
         EndpointKind::RemotePod => 1,
         EndpointKind::Node => 2,
     };
     let exceptional = if endpoint.exceptional { EXCEPTIONAL } else { 0 };
-    kind << KIND_SHIFT | exceptional | (endpoint.node & NODE_MASK)
+    let word = kind << KIND_SHIFT | exceptional | (endpoint.node & NODE_MASK);
+    Packed { group: endpoint.group, block: endpoint.block, word }
 }
 
 #[inline]
-fn unpack(group: u32, word: u32) -> Endpoint {
+fn unpack(Packed { group, block, word }: Packed) -> Endpoint {
     let kind = match word >> KIND_SHIFT {
         0 => EndpointKind::LocalPod,
         1 => EndpointKind::RemotePod,
         _ => EndpointKind::Node,
     };
-    Endpoint { group, node: word & NODE_MASK, kind, exceptional: word & EXCEPTIONAL != 0 }
+    Endpoint { group, block, node: word & NODE_MASK, kind, exceptional: word & EXCEPTIONAL != 0 }
 }
 
 /// An address as a hash key.
@@ -119,8 +130,13 @@ impl Key for [u64; 2] {
 #[derive(Clone, Copy)]
 struct Slot<K> {
     key: K,
-    group: u32,
-    word: u32,
+    value: Packed,
+}
+
+impl<K> Slot<K> {
+    fn is_vacant(&self) -> bool {
+        self.value.group == VACANT
+    }
 }
 
 /// No group has this number: the slot is free.
@@ -148,13 +164,13 @@ impl<K: Key> Trie<K> {
     }
 
     #[inline]
-    fn get(&self, key: K) -> Option<(u32, u32)> {
+    fn get(&self, key: K) -> Option<Packed> {
         let hash = key.hash();
         let slot = find(self.root[root_index(hash)][branch_index(hash)].as_ref(), key, hash)?;
-        (slot.group != VACANT).then_some((slot.group, slot.word))
+        (!slot.is_vacant()).then_some(slot.value)
     }
 
-    fn set(&mut self, key: K, value: Option<(u32, u32)>) {
+    fn set(&mut self, key: K, value: Option<Packed>) {
         let hash = key.hash();
         if value.is_none() && self.get(key).is_none() {
             return;
@@ -162,8 +178,8 @@ impl<K: Key> Trie<K> {
         let branch = Arc::make_mut(&mut Arc::make_mut(&mut self.root)[root_index(hash)]);
         let bucket = &mut branch[branch_index(hash)];
         match value {
-            Some((group, word)) => insert(bucket, Slot { key, group, word }, hash),
-            None => *bucket = rebuilt(bucket.iter().filter(|s| s.group != VACANT && s.key != key)),
+            Some(value) => insert(bucket, Slot { key, value }, hash),
+            None => *bucket = rebuilt(bucket.iter().filter(|s| !s.is_vacant() && s.key != key)),
         }
     }
 }
@@ -184,17 +200,15 @@ fn branch_index(hash: u64) -> usize {
 fn find<K: Key>(bucket: &[Slot<K>], key: K, hash: u64) -> Option<&Slot<K>> {
     let mask = bucket.len().wrapping_sub(1);
     let start = (hash >> 20) as usize;
-    (0..bucket.len())
-        .map_while(|i| bucket.get(start.wrapping_add(i) & mask))
-        .find(|s| s.group == VACANT || s.key == key)
+    (0..bucket.len()).map_while(|i| bucket.get(start.wrapping_add(i) & mask)).find(|s| s.is_vacant() || s.key == key)
 }
 
 fn insert<K: Key>(bucket: &mut Bucket<K>, slot: Slot<K>, hash: u64) {
-    let used = bucket.iter().filter(|s| s.group != VACANT).count();
-    let known = find(bucket, slot.key, hash).is_some_and(|s| s.group != VACANT);
+    let used = bucket.iter().filter(|s| !s.is_vacant()).count();
+    let known = find(bucket, slot.key, hash).is_some_and(|s| !s.is_vacant());
     // At most 3/4 full, so that a search always meets a vacant slot.
     if !known && (used + 1) * 4 > bucket.len() * 3 {
-        *bucket = rebuilt(bucket.iter().filter(|s| s.group != VACANT).chain([&slot]));
+        *bucket = rebuilt(bucket.iter().filter(|s| !s.is_vacant()).chain([&slot]));
         return;
     }
     place(Arc::make_mut(bucket), slot, hash);
@@ -205,7 +219,7 @@ fn place<K: Key>(bucket: &mut [Slot<K>], slot: Slot<K>, hash: u64) {
     let start = (hash >> 20) as usize;
     for i in 0..bucket.len() {
         if let Some(s) = bucket.get_mut(start.wrapping_add(i) & mask)
-            && (s.group == VACANT || s.key == slot.key)
+            && (s.is_vacant() || s.key == slot.key)
         {
             *s = slot;
             return;
@@ -214,7 +228,7 @@ fn place<K: Key>(bucket: &mut [Slot<K>], slot: Slot<K>, hash: u64) {
 }
 
 fn vacant<K: Key>(len: usize) -> Vec<Slot<K>> {
-    vec![Slot { key: K::default(), group: VACANT, word: 0 }; len]
+    vec![Slot { key: K::default(), value: Packed { group: VACANT, block: 0, word: 0 } }; len]
 }
 
 fn rebuilt<'s, K: Key + 's>(slots: impl Iterator<Item = &'s Slot<K>> + Clone) -> Bucket<K> {
@@ -232,7 +246,7 @@ mod tests {
 
     fn endpoint(n: u32) -> Endpoint {
         let kind = [EndpointKind::LocalPod, EndpointKind::RemotePod, EndpointKind::Node][n as usize % 3];
-        Endpoint { group: n, node: n % 1000, kind, exceptional: n.is_multiple_of(7) }
+        Endpoint { group: n, block: n / 3, node: n % 1000, kind, exceptional: n.is_multiple_of(7) }
     }
 
     /// A small generator, so that failures repeat.

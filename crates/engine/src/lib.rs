@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   bytes ── packet ──▶ Flow ── Snapshot::judge ──▶ Judgement { egress, ingress } ──▶ WorkerCounters
-//!                               │ endpoints: address → group (identity) or ranges: address → block class
-//!                               │ groups / classes → peer class, subject class
-//!                               └ (subject class, direction, peer class) → port table → Cause
+//!                               │ endpoints, ranges: address → group (identity) and class of blocks
+//!                               │ groups: identity → subject class, and its classes as a peer
+//!                               └ (subject class, direction, peer's classes) → port → first rule → Cause
 //!   Publication: the current Snapshot, swapped atomically; knows when every worker uses it
 //! ```
 //!
@@ -14,16 +14,18 @@
 #![forbid(unsafe_code)]
 
 mod addr;
+mod class_map;
 pub mod counters;
 mod endpoints;
 mod flow;
 pub mod packet;
 mod paged;
-mod peers;
+mod port_names;
 mod ports;
 mod publish;
 mod ranges;
 mod rule;
+mod rule_table;
 mod snapshot;
 mod tables;
 
@@ -31,9 +33,10 @@ pub use addr::Addr;
 pub use counters::{Counter, Counters, WorkerCounters};
 pub use endpoints::{Endpoint, EndpointKind};
 pub use flow::{Flow, Port, protocol};
-pub use peers::{DirectionTable, PeerTable};
+pub use port_names::PortNames;
 pub use ports::{PortSpan, PortTable};
 pub use publish::{Publication, Reader};
 pub use rule::{Action, Cause, Decision, Direction, Generation, Judgement, RuleId, RuleInfo, Tier, Verdict};
+pub use rule_table::{DirectionTable, KeptPorts, RuleTable, Then};
 pub use snapshot::{NodeOrigin, Snapshot};
-pub use tables::{Group, Subject, Tables};
+pub use tables::{Block, Group, Subject, Tables};

@@ -1,10 +1,10 @@
-//! [`PortTable`]: protocol and port → [`Cause`], and how both are written as one number.
+//! [`PortTable`]: protocol and port → the first rule that is about it, and how ports are written as one number.
 
+use crate::Port;
 use crate::flow::protocol;
-use crate::{Cause, Port, RuleId};
 
 /// Protocol and port in one ascending number: `protocol << 17 | port`, with bit 16 set for a port that is not shown.
-/// Protocols without ports use port 0.
+/// Protocols without ports use port 0. Keys with the top bit set are port names.
 #[inline]
 pub(crate) fn port_key(number: u8, port: Port) -> u32 {
     let base = u32::from(number) << 17;
@@ -16,14 +16,25 @@ pub(crate) fn port_key(number: u8, port: Port) -> u32 {
 }
 
 const NOT_SHOWN: u32 = 1 << 16;
+const NAME: u32 = 1 << 31;
 
-/// An interval of keys, both ends inclusive: some ports of one protocol, or everything.
+/// Whether the key is of a port that is not shown.
+#[inline]
+pub(crate) fn is_not_shown(key: u32) -> bool {
+    key & (NAME | NOT_SHOWN) == NOT_SHOWN
+}
+
+/// The key of a port by its name; for a port that is not shown, another.
+#[inline]
+pub(crate) fn name_key(name: u32, not_shown: bool) -> u32 {
+    NAME | name << 1 | u32::from(not_shown)
+}
+
+/// An interval of keys, both ends inclusive: some ports of one protocol, a named port, or everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortSpan {
-    /// The first key: `protocol << 17 | port`, with bit 16 set for a port that is not shown.
-    pub first: u32,
-    /// The last key.
-    pub last: u32,
+    first: u32,
+    last: u32,
 }
 
 impl PortSpan {
@@ -44,112 +55,88 @@ impl PortSpan {
         let key = u32::from(protocol) << 17 | NOT_SHOWN;
         Self { first: key, last: key }
     }
+
+    /// Whatever port the destination has by this name (a number of [`crate::PortNames`]); `or_not_shown`: packets that
+    /// do not show their port to a destination that has one by the name, too.
+    pub fn named(name: u32, or_not_shown: bool) -> Self {
+        Self { first: name_key(name, false), last: name_key(name, or_not_shown) }
+    }
 }
 
-/// A cause for every protocol and port: a piecewise constant function.
+/// For every protocol and port the first rule that is about it: a piecewise constant function.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PortTable {
     /// Ascending starts, the first 0, neighbours different.
     segments: Vec<Segment>,
 }
 
-/// From this key on, this cause.
+/// From this key on, the rule at this place in the order of evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Segment {
     pub(crate) start: u32,
-    pub(crate) code: u32,
+    pub(crate) rank: u32,
 }
 
+/// No rule.
+pub(crate) const NO_RANK: u32 = (1 << 31) - 1;
+
 impl PortTable {
-    /// One cause for everything.
-    pub fn constant(cause: Cause) -> Self {
-        Self { segments: vec![Segment { start: 0, code: encode(cause) }] }
-    }
-
-    /// From disjoint spans in any order; what none covers is [`Cause::Unknown`].
-    pub fn new(mut spans: Vec<(PortSpan, Cause)>) -> Self {
-        spans.sort_unstable_by_key(|(span, _)| *span);
-        let mut table = Self { segments: Vec::with_capacity(spans.len()) };
-        let mut next = Some(0);
-        for (span, cause) in spans {
-            match next {
-                Some(covered) if covered < span.first => table.push(covered, Cause::Unknown),
-                _ => {}
+    /// From rules in the order of evaluation: each its place in that order (less than 2^31 - 1) and its ports.
+    pub fn first_of<'s>(rules: impl IntoIterator<Item = (u32, &'s [PortSpan])>) -> Self {
+        let mut taken: Vec<(PortSpan, u32)> = Vec::new();
+        let mut left = vec![PortSpan::EVERYTHING];
+        for (rank, spans) in rules {
+            for span in spans {
+                if left.is_empty() {
+                    break;
+                }
+                take(&mut left, *span, |part| taken.push((part, rank)));
             }
-            table.push(span.first, cause);
-            next = span.last.checked_add(1);
         }
-        if let Some(rest) = next {
-            table.push(rest, Cause::Unknown);
+        taken.extend(left.into_iter().map(|part| (part, NO_RANK)));
+        taken.sort_unstable();
+        let mut segments: Vec<Segment> = Vec::with_capacity(taken.len());
+        for (part, rank) in taken {
+            if segments.last().is_none_or(|s| s.rank != rank) {
+                segments.push(Segment { start: part.first, rank });
+            }
         }
-        table
-    }
-
-    fn push(&mut self, start: u32, cause: Cause) {
-        let code = encode(cause);
-        if self.segments.last().is_none_or(|s| s.code != code) {
-            self.segments.push(Segment { start, code });
-        }
+        Self { segments }
     }
 
     pub(crate) fn segments(&self) -> &[Segment] {
         &self.segments
     }
+}
 
-    /// Whether every protocol and port that `self` lets pass passes here as well.
-    pub fn within(&self, other: &PortTable) -> bool {
-        let starts = self.segments.iter().chain(&other.segments).map(|s| s.start);
-        starts.into_iter().all(|key| !passes(lookup(&self.segments, key)) || passes(lookup(&other.segments, key)))
+/// Takes what is within `span` out of disjoint spans.
+fn take(spans: &mut Vec<PortSpan>, span: PortSpan, mut taken: impl FnMut(PortSpan)) {
+    let mut left = Vec::with_capacity(spans.len() + 1);
+    for open in spans.drain(..) {
+        let (first, last) = (open.first.max(span.first), open.last.min(span.last));
+        if first > last {
+            left.push(open);
+            continue;
+        }
+        taken(PortSpan { first, last });
+        if open.first < first {
+            left.push(PortSpan { first: open.first, last: first - 1 });
+        }
+        if last < open.last {
+            left.push(PortSpan { first: last + 1, last: open.last });
+        }
     }
+    *spans = left;
 }
 
-fn passes(code: u32) -> bool {
-    crate::Decision { cause: decode(code) }.verdict() == crate::Verdict::Accept
-}
-
-/// The code of the segment that the key is in.
+/// The rank of the segment that the key is in.
 #[inline]
 pub(crate) fn lookup(segments: &[Segment], key: u32) -> u32 {
     let above = match segments.len() {
         0..=8 => segments.iter().take_while(|s| s.start <= key).count(),
         _ => segments.partition_point(|s| s.start <= key),
     };
-    above.checked_sub(1).and_then(|i| segments.get(i)).map_or(UNKNOWN, |s| s.code)
-}
-
-const KIND_SHIFT: u32 = 28;
-const RULE_MASK: u32 = (1 << KIND_SHIFT) - 1;
-const UNKNOWN: u32 = 0;
-const OPEN: u32 = 1 << KIND_SHIFT;
-const OWN_NODE: u32 = 2 << KIND_SHIFT;
-const ITSELF: u32 = 3 << KIND_SHIFT;
-const ACCEPTED: u32 = 4 << KIND_SHIFT;
-const DENIED: u32 = 5 << KIND_SHIFT;
-
-/// A cause in 31 bits. A rule number beyond 28 bits can't be written: its accept becomes a denial.
-pub(crate) fn encode(cause: Cause) -> u32 {
-    match cause {
-        Cause::Open => OPEN,
-        Cause::OwnNode => OWN_NODE,
-        Cause::Itself => ITSELF,
-        Cause::Accepted(rule) if rule.0 <= RULE_MASK => ACCEPTED | rule.0,
-        Cause::Denied(rule) if rule.0 <= RULE_MASK => DENIED | rule.0,
-        Cause::Accepted(_) | Cause::Denied(_) | Cause::Unknown => UNKNOWN,
-    }
-}
-
-/// The cause of a code; anything else than what [`encode`] made is a denial.
-#[inline]
-pub(crate) fn decode(code: u32) -> Cause {
-    let rule = RuleId(code & RULE_MASK);
-    match code & !RULE_MASK {
-        OPEN => Cause::Open,
-        OWN_NODE => Cause::OwnNode,
-        ITSELF => Cause::Itself,
-        ACCEPTED => Cause::Accepted(rule),
-        DENIED => Cause::Denied(rule),
-        _ => Cause::Unknown,
-    }
+    above.checked_sub(1).and_then(|i| segments.get(i)).map_or(NO_RANK, |s| s.rank)
 }
 
 #[cfg(test)]
@@ -157,56 +144,74 @@ mod tests {
     use super::*;
     use crate::flow::protocol::{ICMP, SCTP, TCP, UDP};
 
-    #[test]
-    fn every_cause_survives_its_code() {
-        let rule = RuleId(RULE_MASK);
-        let all =
-            [Cause::Open, Cause::OwnNode, Cause::Itself, Cause::Accepted(rule), Cause::Denied(rule), Cause::Unknown];
-        for cause in all {
-            assert_eq!(decode(encode(cause)), cause);
-        }
-        assert_eq!(decode(encode(Cause::Accepted(RuleId(RULE_MASK + 1)))), Cause::Unknown);
-        assert_eq!(decode(u32::MAX), Cause::Unknown);
+    fn at(table: &PortTable, protocol: u8, port: Port) -> Option<u32> {
+        let rank = lookup(table.segments(), port_key(protocol, port));
+        (rank != NO_RANK).then_some(rank)
     }
 
     #[test]
     fn spans_cover_exactly_their_ports() {
-        let accepted = Cause::Accepted(RuleId(1));
-        let table =
-            PortTable::new(vec![(PortSpan::ports(TCP, 80, 90), accepted), (PortSpan::ports(UDP, 0, 65535), accepted)]);
-        let at = |p, port| decode(lookup(table.segments(), port_key(p, port)));
+        let (web, udp) = ([PortSpan::ports(TCP, 80, 90)], [PortSpan::ports(UDP, 0, 65535)]);
+        let table = PortTable::first_of([(3, web.as_slice()), (4, udp.as_slice())]);
         for port in [79, 80, 85, 90, 91, 0, 65535] {
-            let expected = if (80..=90).contains(&port) { accepted } else { Cause::Unknown };
-            assert_eq!(at(TCP, Port::Number(port)), expected);
-            assert_eq!(at(SCTP, Port::Number(port)), Cause::Unknown);
-            assert_eq!(at(UDP, Port::Number(port)), accepted);
+            let expected = (80..=90).contains(&port).then_some(3);
+            assert_eq!(at(&table, TCP, Port::Number(port)), expected);
+            assert_eq!(at(&table, SCTP, Port::Number(port)), None);
+            assert_eq!(at(&table, UDP, Port::Number(port)), Some(4));
         }
-        assert_eq!((at(TCP, Port::Unknown), at(UDP, Port::Unknown)), (Cause::Unknown, accepted));
-        assert_eq!(
-            (at(ICMP, Port::None), at(16, Port::None), at(18, Port::None)),
-            (Cause::Unknown, Cause::Unknown, Cause::Unknown)
-        );
-        let shown = PortTable::new(vec![(PortSpan::not_shown(TCP), Cause::Open)]);
-        assert_eq!(decode(lookup(shown.segments(), port_key(TCP, Port::Unknown))), Cause::Open);
-        assert_eq!(decode(lookup(shown.segments(), port_key(TCP, Port::Number(65535)))), Cause::Unknown);
+        assert_eq!((at(&table, TCP, Port::Unknown), at(&table, UDP, Port::Unknown)), (None, Some(4)));
+        for protocol in [ICMP, 16, 18, 0, 255] {
+            assert_eq!(at(&table, protocol, Port::None), None);
+        }
+        let table = PortTable::first_of([(0, [PortSpan::not_shown(TCP)].as_slice())]);
+        assert_eq!(at(&table, TCP, Port::Unknown), Some(0));
+        assert_eq!(at(&table, TCP, Port::Number(65535)), None);
+        let table = PortTable::first_of([(0, [PortSpan::EVERYTHING].as_slice())]);
+        assert_eq!((at(&table, 255, Port::None), at(&table, TCP, Port::Unknown)), (Some(0), Some(0)));
     }
 
     #[test]
-    fn lookup_agrees_with_a_linear_search_for_any_number_of_segments() {
-        for count in [1u32, 2, 8, 9, 100] {
-            let segments: Vec<Segment> = (0..count).map(|i| Segment { start: i * 1000, code: i }).collect();
-            for key in (0..count * 1000).step_by(250).chain([u32::MAX]) {
-                assert_eq!(lookup(&segments, key), segments.iter().rev().find(|s| s.start <= key).unwrap().code);
+    fn names_are_apart_from_numbers() {
+        let spans = [PortSpan::named(5, false), PortSpan::named(6, true)];
+        let table = PortTable::first_of([(1, spans.as_slice())]);
+        let rank = |key| lookup(table.segments(), key);
+        let expected =
+            [(5, false, 1), (5, true, NO_RANK), (6, false, 1), (6, true, 1), (4, true, NO_RANK), (7, false, NO_RANK)];
+        for (name, not_shown, wanted) in expected {
+            assert_eq!(rank(name_key(name, not_shown)), wanted, "{name} {not_shown}");
+        }
+        assert_eq!(rank(port_key(TCP, Port::Number(5))), NO_RANK);
+        assert!(!is_not_shown(name_key(1 << 15, true)) && is_not_shown(port_key(TCP, Port::Unknown)));
+    }
+
+    #[test]
+    fn the_first_rule_in_order_wins_for_each_port() {
+        let mut seed = 7u32;
+        let mut next = |below: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) % below
+        };
+        for _ in 0..500 {
+            let rules: Vec<Vec<(u16, u16)>> = (0..next(7))
+                .map(|_| (0..next(4)).map(|_| (next(30) as u16, next(8) as u16)).map(|(a, n)| (a, a + n)).collect())
+                .collect();
+            let spans: Vec<Vec<PortSpan>> =
+                rules.iter().map(|r| r.iter().map(|p| PortSpan::ports(TCP, p.0, p.1)).collect()).collect();
+            let table = PortTable::first_of(spans.iter().enumerate().map(|(i, s)| (i as u32, s.as_slice())));
+            for port in 0..45u16 {
+                let naive = rules.iter().position(|r| r.iter().any(|p| (p.0..=p.1).contains(&port)));
+                assert_eq!(at(&table, TCP, Port::Number(port)), naive.map(|i| i as u32), "{rules:?} {port}");
             }
         }
     }
 
     #[test]
-    fn within_sees_every_port_that_is_lost() {
-        let (open, shut) = (PortTable::constant(Cause::Open), PortTable::constant(Cause::Unknown));
-        let some = PortTable::new(vec![(PortSpan::ports(TCP, 80, 90), Cause::Open)]);
-        let fewer = PortTable::new(vec![(PortSpan::ports(TCP, 80, 89), Cause::Open)]);
-        assert!(shut.within(&fewer) && fewer.within(&some) && some.within(&open) && open.within(&open));
-        assert!(!some.within(&fewer) && !open.within(&some) && !fewer.within(&shut));
+    fn lookup_agrees_with_a_linear_search_for_any_number_of_segments() {
+        for count in [1u32, 2, 8, 9, 100] {
+            let segments: Vec<Segment> = (0..count).map(|i| Segment { start: i * 1000, rank: i }).collect();
+            for key in (0..count * 1000).step_by(250).chain([u32::MAX]) {
+                assert_eq!(lookup(&segments, key), segments.iter().rev().find(|s| s.start <= key).unwrap().rank);
+            }
+        }
     }
 }

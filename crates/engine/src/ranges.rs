@@ -1,4 +1,5 @@
-//! Address ranges: [`Ranges`] (disjoint ranges, a group each, for addresses that no pod or node has) and
+//! Address ranges: [`Ranges`] (disjoint ranges, each with its class of
+//! blocks, for addresses that no pod or node has) and
 //! [`AddressSet`] (is the address in these networks?).
 
 use std::net::IpAddr;
@@ -8,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::Addr;
 
-/// Starts of disjoint ranges that cover a whole address family, ascending, each with its group.
+/// Starts of disjoint ranges that cover a whole address family, ascending, each with its class of blocks.
 #[derive(Debug, Clone)]
 pub(crate) struct Ranges {
     v4: Arc<[(u32, u32)]>,
@@ -29,14 +30,22 @@ impl Ranges {
     pub(crate) fn set(&mut self, v4: Vec<(u32, u32)>, v6: Vec<(u128, u32)>) {
         self.v4_top = match v4.len() {
             0..INDEXED => Arc::new([]),
-            _ => (0..=1u64 << 16).map(|i| v4.partition_point(|r| u64::from(r.0) < i << 16) as u32).collect(),
+            _ => {
+                let mut below = 0;
+                let advance = |i: u64| {
+                    below +=
+                        v4.get(below..).unwrap_or_default().iter().take_while(|r| u64::from(r.0) < i << 16).count();
+                    below as u32
+                };
+                (0..=1u64 << 16).map(advance).collect()
+            }
         };
         (self.v4, self.v6) = (v4.into(), v6.into());
     }
 
-    /// The group of the range that the address is in; group 0 (outside of every block) below the first start.
+    /// The class of the range that the address is in; 0 (outside of every block) below the first start.
     #[inline]
-    pub(crate) fn group(&self, address: Addr) -> u32 {
+    pub(crate) fn block(&self, address: Addr) -> u32 {
         match address.as_v4() {
             Some(v4) => {
                 let top = (v4 >> 16) as usize;
@@ -110,10 +119,10 @@ mod tests {
             let probes = (0..20_000u32).map(|i| i.wrapping_mul(0x9e37_79b9)).chain(v4.iter().map(|r| r.0));
             for probe in probes.chain(v4.iter().map(|r| r.0.wrapping_sub(1))).chain([0, u32::MAX]) {
                 let naive = v4.iter().rev().find(|r| r.0 <= probe).map_or(0, |r| r.1);
-                assert_eq!(ranges.group(Addr::from_v4(probe.to_be_bytes())), naive);
+                assert_eq!(ranges.block(Addr::from_v4(probe.to_be_bytes())), naive);
                 let probe = u128::from(probe) << 90 | 5;
                 let naive = v6.iter().rev().find(|r| r.0 <= probe).map_or(0, |r| r.1);
-                assert_eq!(ranges.group(Addr::from_v6(probe.to_be_bytes())), naive);
+                assert_eq!(ranges.block(Addr::from_v6(probe.to_be_bytes())), naive);
             }
         }
     }

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use crate::ports::port_key;
+use crate::rule_table::Peer;
 use crate::{
-    Addr, Cause, Decision, Direction, Endpoint, EndpointKind, Flow, Generation, Judgement, RuleId, RuleInfo, Tables,
+    Addr, Cause, Decision, Direction, Endpoint, EndpointKind, Flow, Generation, Group, Judgement, PortNames, RuleId,
+    RuleInfo, Tables,
 };
 
 /// Whose word says that a source address really is this node's.
@@ -89,16 +91,27 @@ impl Snapshot {
         }
         let Some(class) = self.tables.subject(group.subject) else { return Cause::Unknown };
         let Some(table) = class.table(direction) else { return undecided };
-        let peers = match (own_node, &table.own_node) {
-            (false, _) => &table.peers,
-            (true, Some(own_node)) => own_node,
-            (true, None) => return Cause::OwnNode,
-        };
-        let peer = other.endpoint.map_or_else(|| self.tables.range(other.address), |e| e.group);
-        match self.tables.group(peer) {
-            Some(peer) => peers.cause(&peer, key),
+        match self.peer(group, other, table.uses_names().then_some(direction)) {
+            Some((peer, names)) => table.cause(&Peer { own_node, ..peer }, key, names),
             None => Cause::Unknown,
         }
+    }
+
+    /// The other end as rules see it, and the names of the destination's ports where they are asked for.
+    #[inline]
+    fn peer(&self, subject: Group, other: End, named: Option<Direction>) -> Option<(Peer, &PortNames)> {
+        let (group, block) = match other.endpoint {
+            Some(endpoint) => (self.tables.group(endpoint.group)?, endpoint.block),
+            None => (Group::default(), self.tables.range(other.address)),
+        };
+        let block = self.tables.block(block)?;
+        let names = match named {
+            None => 0,
+            Some(Direction::Ingress) => subject.ports,
+            Some(Direction::Egress) => group.ports,
+        };
+        let classes = [group.narrow, group.broad, block.narrow, block.broad];
+        Some((Peer { classes, own_node: false }, self.tables.port_names(names)?))
     }
 
     #[inline]
@@ -131,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::flow::protocol::TCP;
-    use crate::{DirectionTable, Group, PeerTable, Port, PortTable, Subject, Verdict};
+    use crate::{DirectionTable, Port, PortTable, RuleTable, Subject, Then, Verdict};
 
     fn addr(text: &str) -> Addr {
         text.parse::<IpAddr>().unwrap().into()
@@ -147,10 +160,11 @@ mod tests {
     /// pod 10.0.0.9 is remote.
     fn tables() -> Tables {
         let mut tables = Tables::new();
-        let all = Arc::new(DirectionTable { peers: PeerTable::new(&PortTable::constant(DENIED)), own_node: None });
+        let nothing = RuleTable::new([], &PortTable::first_of([]), false);
+        let all = Arc::new(DirectionTable { admin: None, then: Then::Isolated(nothing, RuleId(7)) });
         tables.set_subject(1, Some(Subject { ingress: Some(all.clone()), egress: Some(all) }));
         tables.set_group(1, Some(Group { subject: 1, ..Group::default() }));
-        let endpoint = |group, node, kind| Some(Endpoint { group, node, kind, exceptional: false });
+        let endpoint = |group, node, kind| Some(Endpoint { group, block: 0, node, kind, exceptional: false });
         tables.set_endpoint(addr("10.0.0.1"), endpoint(1, 1, EndpointKind::LocalPod));
         tables.set_endpoint(addr("10.0.0.2"), endpoint(0, 1, EndpointKind::LocalPod));
         tables.set_endpoint(addr("10.0.0.9"), endpoint(1, 2, EndpointKind::RemotePod));
@@ -197,7 +211,7 @@ mod tests {
     #[test]
     fn an_address_of_several_nodes_is_each_ones_and_a_pod_knows_its_other_address() {
         let mut tables = tables();
-        let endpoint = |kind| Some(Endpoint { group: 1, node: 1, kind, exceptional: true });
+        let endpoint = |kind| Some(Endpoint { group: 1, block: 0, node: 1, kind, exceptional: true });
         tables.set_endpoint(addr("192.0.2.2"), Some(Endpoint { node: 2, ..endpoint(EndpointKind::Node).unwrap() }));
         tables.set_endpoint(addr("10.0.0.3"), endpoint(EndpointKind::LocalPod));
         tables.set_endpoint(addr("10.0.0.4"), endpoint(EndpointKind::LocalPod));

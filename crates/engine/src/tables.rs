@@ -8,17 +8,28 @@ use ipnet::IpNet;
 use crate::endpoints::Endpoints;
 use crate::paged::Paged;
 use crate::ranges::{AddressSet, Ranges};
-use crate::{Addr, Direction, DirectionTable, Endpoint, RuleId, RuleInfo};
+use crate::{Addr, Direction, DirectionTable, Endpoint, PortNames, RuleId, RuleInfo};
 
-/// Addresses that are the same to every policy: one identity (or none) and one class of blocks.
+/// Pods that are the same to every policy, but for their addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Group {
-    /// Its peer class: everything that rules can tell of it as a peer.
-    pub exact: u32,
-    /// What widely used selectors and blocks tell of it as a peer.
+    /// What rarely used selectors tell of it as a peer: a class, 0 for none.
+    pub narrow: u32,
+    /// What widely used selectors tell of it as a peer: a class, 0 for none.
     pub broad: u32,
     /// Its subject class; 0: no policy is about it.
     pub subject: u32,
+    /// Its named ports (see [`Tables::set_port_names`]); 0: none.
+    pub ports: u32,
+}
+
+/// Addresses that are in the same blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Block {
+    /// Its rarely used blocks: a class, 0 for none.
+    pub narrow: u32,
+    /// Its widely used blocks: a class, 0 for none.
+    pub broad: u32,
 }
 
 /// What the policies about one class of pods come to.
@@ -46,7 +57,9 @@ impl Subject {
 pub struct Tables {
     endpoints: Endpoints,
     ranges: Ranges,
-    groups: Paged<Option<Group>, 256>,
+    groups: Paged<Option<Group>, 128>,
+    blocks: Paged<Option<Block>, 128>,
+    port_names: Paged<Option<Arc<PortNames>>, 64>,
     subjects: Paged<Option<Subject>, 32>,
     rules: Paged<Option<Arc<RuleInfo>>, 64>,
     pod_ranges: AddressSet,
@@ -63,12 +76,16 @@ impl Default for Tables {
 impl Tables {
     /// A world without anything.
     pub fn new() -> Self {
-        let mut groups = Paged::new();
+        let (mut groups, mut blocks, mut port_names) = (Paged::new(), Paged::new(), Paged::new());
         groups.set(0, Some(Group::default()));
+        blocks.set(0, Some(Block::default()));
+        port_names.set(0, Some(Arc::default()));
         Self {
             endpoints: Endpoints::new(),
             ranges: Ranges::new(),
             groups,
+            blocks,
+            port_names,
             subjects: Paged::new(),
             rules: Paged::new(),
             pod_ranges: AddressSet::new(&[]),
@@ -88,18 +105,18 @@ impl Tables {
         self.endpoints.set(address, endpoint);
     }
 
-    /// The group of an address that is no endpoint.
+    /// The class of blocks of an address that is no endpoint.
     #[inline]
     pub fn range(&self, address: Addr) -> u32 {
-        self.ranges.group(address)
+        self.ranges.block(address)
     }
 
-    /// Replaces the groups of addresses that are no endpoints: starts of ranges, ascending, with their groups.
+    /// Replaces the classes of blocks of addresses that are no endpoints: starts of ranges, ascending, with classes.
     pub fn set_ranges(&mut self, v4: Vec<(u32, u32)>, v6: Vec<(u128, u32)>) {
         self.ranges.set(v4, v6);
     }
 
-    /// A group by its number. Group 0 is what is outside of everything.
+    /// A group by its number. Group 0 is what is no pod.
     #[inline]
     pub fn group(&self, number: u32) -> Option<Group> {
         *self.groups.get(number)?
@@ -108,6 +125,28 @@ impl Tables {
     /// Sets a group.
     pub fn set_group(&mut self, number: u32, group: Option<Group>) {
         self.groups.set(number, group);
+    }
+
+    /// A class of blocks by its number. 0 is outside of every block.
+    #[inline]
+    pub fn block(&self, number: u32) -> Option<Block> {
+        *self.blocks.get(number)?
+    }
+
+    /// Sets a class of blocks.
+    pub fn set_block(&mut self, number: u32, block: Option<Block>) {
+        self.blocks.set(number, block);
+    }
+
+    /// The names of a group's ports.
+    #[inline]
+    pub fn port_names(&self, number: u32) -> Option<&PortNames> {
+        self.port_names.get(number)?.as_deref()
+    }
+
+    /// Sets the names of a group's ports.
+    pub fn set_port_names(&mut self, number: u32, names: Option<PortNames>) {
+        self.port_names.set(number, names.map(Arc::new));
     }
 
     /// A subject class by its number.

@@ -10,7 +10,6 @@
 //! the packet path, and reading manifests.
 #![forbid(unsafe_code)]
 
-mod compile;
 mod index;
 pub mod reference;
 mod world;
