@@ -146,7 +146,7 @@ impl Trial {
         let rule = Rule { name: None, action: Action::Accept, peers: Peers::Of(vec![peer]), ports };
         let peers = if self.direction == Direction::Ingress { "from" } else { "to" };
         let yaml = format!("- {peers}:\n{peer_yaml}{ports_yaml}");
-        let isolating = reference::isolating(&self.world, subject, self.direction).first().copied().cloned();
+        let isolating = self.policy_about(subject);
         let (what, manifest, mut policy) = match isolating {
             Some(policy) => {
                 let place = loaded.place(&policy.key).map(|p| format!(" ({p})")).unwrap_or_default();
@@ -155,7 +155,7 @@ impl Trial {
                 (what, yaml, policy)
             }
             None => {
-                let policy = new_policy(subject, self.direction);
+                let policy = self.new_policy(subject);
                 let manifest = policy_yaml(&policy, subject, self.direction, &yaml);
                 ("add a policy".to_owned(), manifest, policy)
             }
@@ -165,6 +165,33 @@ impl Trial {
             Direction::Egress => policy.egress.push(rule),
         }
         self.allows_with(Object::Policy(policy)).then_some(Remedy { what, manifest: Some(manifest) })
+    }
+
+    /// The isolating policy that is most particularly about the subject. One about every pod of the namespace is no
+    /// place for a rule about one of them.
+    fn policy_about(&self, subject: &Pod) -> Option<PolicySpec> {
+        let policies = reference::isolating(&self.world, subject, self.direction);
+        let particular = policies.into_iter().filter(|p| !p.subject.pods.is_everything());
+        // The last of the greatest is taken: the other way round, so that it is the first.
+        particular.rev().max_by_key(|p| p.subject.pods.requirements.len()).cloned()
+    }
+
+    /// A policy that selects the subject and has no rule yet, by a name that is free.
+    fn new_policy(&self, subject: &Pod) -> PolicySpec {
+        let key = |name| ObjectKey { kind: Kind::NetworkPolicy, namespace: subject.namespace.clone(), name };
+        let first = format!("allow-{}", self.direction.as_str());
+        let others = (2..).map(|n| format!("{first}-{n}"));
+        let mut keys = std::iter::once(first.clone()).chain(others).map(key);
+        PolicySpec {
+            key: keys.find(|key| !self.world.policies.contains_key(key)).unwrap_or_else(|| key(first)),
+            tier: Tier::NetworkPolicy,
+            priority: 0,
+            subject: Subject { namespaces: NamespaceMatch::Own, pods: selector_of(&lasting(subject)) },
+            isolates_ingress: self.direction == Direction::Ingress,
+            isolates_egress: self.direction == Direction::Egress,
+            ingress: Vec::new(),
+            egress: Vec::new(),
+        }
     }
 
     fn ports(&self) -> (Vec<PortMatch>, String) {
@@ -242,24 +269,6 @@ fn quoted(value: &str) -> String {
     let lower = value.to_ascii_lowercase();
     let special = ["true", "false", "yes", "no", "on", "off", "y", "n", "null"].contains(&lower.as_str());
     if word && !special { value.to_owned() } else { format!("\"{value}\"") }
-}
-
-/// A policy that selects the subject and has no rule yet.
-fn new_policy(subject: &Pod, direction: Direction) -> PolicySpec {
-    PolicySpec {
-        key: ObjectKey {
-            kind: Kind::NetworkPolicy,
-            namespace: subject.namespace.clone(),
-            name: format!("allow-{}", direction.as_str()),
-        },
-        tier: Tier::NetworkPolicy,
-        priority: 0,
-        subject: Subject { namespaces: NamespaceMatch::Own, pods: selector_of(&lasting(subject)) },
-        isolates_ingress: direction == Direction::Ingress,
-        isolates_egress: direction == Direction::Egress,
-        ingress: Vec::new(),
-        egress: Vec::new(),
-    }
 }
 
 fn policy_yaml(policy: &PolicySpec, subject: &Pod, direction: Direction, rule: &str) -> String {
