@@ -24,6 +24,7 @@ mod pod;
 mod probe;
 mod process;
 mod raw;
+mod repeat;
 mod rtnl;
 mod server;
 

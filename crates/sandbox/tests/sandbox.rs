@@ -237,6 +237,22 @@ fn a_denied_probe_costs_its_timeout_and_no_more() {
     assert!(begin.elapsed() < DENY_WAIT * 2 + Duration::from_millis(600), "both at once: {:?}", begin.elapsed());
 }
 
+#[test]
+fn a_client_that_keeps_connecting_sees_the_first_change() {
+    let host = Host::single("node").unwrap();
+    let (web, db) = (host.pod(PodOptions::new("web")).unwrap(), host.pod(PodOptions::new("db")).unwrap());
+    let _server = db.server(&[80], &[]).unwrap();
+    let (client, every) = (web.client(), Duration::from_millis(1));
+    let begin = std::time::Instant::now();
+    assert!(client.first_open(db.v4(), 80, every, PATIENCE).unwrap().is_some_and(|m| m >= begin));
+    assert_eq!(client.first_closed(db.v4(), 80, every, DENY_WAIT * 2).unwrap(), None);
+    let moment = std::time::Instant::now();
+    db.unplug();
+    let closed = client.first_closed(db.v4(), 80, every, PATIENCE).unwrap();
+    assert!(closed.is_some_and(|m| m >= moment));
+    assert_eq!(client.first_open(db.v4(), 80, every, DENY_WAIT).unwrap(), None);
+}
+
 /// Not a test of its own: what [`nothing_is_left_when_the_process_is_killed`] runs as another process.
 fn run_until_killed() {
     let host = Host::single("node").unwrap();

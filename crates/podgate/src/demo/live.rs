@@ -1,10 +1,9 @@
 //! The last act: a policy is edited while a client keeps connecting, and the time until it sees the change.
 
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
-use podgate_sandbox::{Client, Connection, DENY_WAIT, Outcome, PATIENCE};
+use podgate_sandbox::{Connection, DENY_WAIT, Outcome, PATIENCE};
 
 use super::agent::Agent;
 use super::cast::Cast;
@@ -15,8 +14,8 @@ use super::stage::Stage;
 
 /// How often the policy is edited to and fro.
 const ROUNDS: usize = 5;
-/// A connection that is allowed comes about well within this; one that is not is given up after it.
-const BRIEF: Duration = Duration::from_millis(2);
+/// How often the client connects.
+const INTERVAL: Duration = Duration::from_millis(1);
 /// The policy is in force long before that, or something is wrong.
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -63,11 +62,13 @@ pub(super) fn perform(
             break;
         }
         let closing = stage.write("policy.yaml", &closed)?;
-        note(&mut edited.closed, &mut edited.missing, first_refused(&client, server, closing));
+        let refused = client.first_closed(server, 80, INTERVAL, LIMIT)?;
+        note(&mut edited.closed, &mut edited.missing, refused.map(|moment| moment - closing));
         agent.await_next()?;
         edited.cut &= !answers(&mut established, DENY_WAIT);
         let opening = stage.write("policy.yaml", &open)?;
-        note(&mut edited.opened, &mut edited.missing, first_accepted(&client, server, opening));
+        let accepted = client.first_open(server, 80, INTERVAL, LIMIT)?;
+        note(&mut edited.opened, &mut edited.missing, accepted.map(|moment| moment - opening));
         agent.await_next()?;
         edited.revived &= answers(&mut established, PATIENCE);
     }
@@ -85,31 +86,6 @@ pub(super) fn perform(
     };
     tell!("    an established connection                       {established}");
     Ok(edited)
-}
-
-/// Connects until a connection does not come about; the time from `since` to the beginning of that attempt.
-fn first_refused(client: &Client, server: IpAddr, since: Instant) -> Option<Duration> {
-    while since.elapsed() < LIMIT {
-        let begin = Instant::now();
-        if client.connect(server, 80, BRIEF).is_open() {
-            continue;
-        }
-        // A slow moment of the machine is no refusal: what is denied stays so.
-        if !client.connect(server, 80, DENY_WAIT).is_open() {
-            return Some(begin.duration_since(since));
-        }
-    }
-    None
-}
-
-/// Connects until a connection comes about; the time from `since` to that.
-fn first_accepted(client: &Client, server: IpAddr, since: Instant) -> Option<Duration> {
-    while since.elapsed() < LIMIT {
-        if client.connect(server, 80, BRIEF).is_open() {
-            return Some(since.elapsed());
-        }
-    }
-    None
 }
 
 /// Whether an established connection still carries an echo.
