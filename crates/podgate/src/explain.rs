@@ -124,12 +124,12 @@ fn question(args: &ExplainArgs) -> Result<Question> {
         (port, own) => port.or(own),
     };
     let question = Question::new(from.clone(), to_end, args.protocol, port.map(i64::from), args.family);
-    Ok(question.map_err(|error| match error {
+    question.map_err(|error| match error {
         QuestionError::PortMissing(_) => {
             anyhow::anyhow!("which port? Give --port N (or --protocol ICMP, which has none)")
         }
         other => other.into(),
-    })?)
+    })
 }
 
 /// The port that an end carries: after a pod's name, an IPv4 address, or an IPv6 address in brackets. Nothing else is

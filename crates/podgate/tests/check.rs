@@ -1,6 +1,8 @@
 //! `podgate test` through the binary: its contract with files, arguments, output and exit codes. What policies mean is
 //! tested where it is computed.
 
+#![allow(clippy::unwrap_used)]
+
 mod cli;
 
 use cli::Desk;

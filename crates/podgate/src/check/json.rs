@@ -139,10 +139,13 @@ fn without_place(error: &serde_json::Error) -> String {
 mod tests {
     use super::*;
 
-    fn summary(text: &str) -> (Vec<(usize, String, Option<u16>)>, Vec<String>) {
-        let found = read(text).unwrap();
-        let flows = found.flows.iter().map(|f| (f.line, f.question.from.clone(), f.question.port)).collect();
-        (flows, found.errors.iter().map(ToString::to_string).collect())
+    /// Line, source and port of the flows.
+    fn flows(text: &str) -> Vec<(usize, String, Option<u16>)> {
+        read(text).unwrap().flows.into_iter().map(|f| (f.line, f.question.from, f.question.port)).collect()
+    }
+
+    fn errors(text: &str) -> Vec<String> {
+        read(text).unwrap().errors.iter().map(ToString::to_string).collect()
     }
 
     const A: &str = r#"{"from":"n/a","to":"n/b","port":1,"expect":"allow"}"#;
@@ -156,20 +159,18 @@ mod tests {
             format!("{A}\n{B}"),
             format!("{A}\r\n{B}\r\n"),
         ] {
-            let (flows, errors) = summary(&text);
-            assert_eq!(errors, Vec::<String>::new(), "{text}");
-            assert_eq!(flows, [(1, "n/a".into(), Some(1)), (2, "n/b".into(), Some(2))], "{text}");
+            assert_eq!(errors(&text), Vec::<String>::new(), "{text}");
+            assert_eq!(flows(&text), [(1, "n/a".into(), Some(1)), (2, "n/b".into(), Some(2))], "{text}");
         }
     }
 
     #[test]
     fn one_line_is_a_flow_and_no_file() {
-        assert_eq!(summary(A).0.len(), 1);
+        assert_eq!(flows(A).len(), 1);
     }
 
     #[test]
     fn errors_name_line_flow_and_field() {
-        let errors = |text: &str| summary(text).1;
         assert_eq!(
             errors(&format!("{A}\n\n{{\"from\":\"n/a\",\"to\":\"n/b\",\"port\":\"80\",\"expect\":\"allow\"}}\n{A}")),
             ["3: flows[1]: port: invalid type: string \"80\", expected i64"]
