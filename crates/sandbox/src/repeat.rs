@@ -47,8 +47,8 @@ impl Client {
         })
     }
 
-    /// Connects anew at each interval (or at once after a connection came about), until one is refused or does not come about within [`DENY_WAIT`]: the
-    /// moment at which that attempt began. `None`: not within `limit`.
+    /// Connects anew at each interval (or at once after a connection came about), until an attempt is refused or does
+    /// not come about within [`DENY_WAIT`]: the moment at which it began. `None`: not within `limit`.
     ///
     /// # Errors
     /// What the sockets say.
