@@ -3,7 +3,7 @@
 //!
 //! - An IP address stands for itself: the engine knows whether it is a live pod's or a node's.
 //! - A pod stands for those of its addresses (`status.podIPs`, in their order) that it really owns.
-//! - A hostNetwork pod stands for its node's address: its own `podIPs`, else `hostIPs`, else those of the Node object.
+//! - A hostNetwork pod stands for its node's addresses: its own `podIPs`, then `hostIPs`, then those of the Node object.
 //! - Two pods meet in the first family, by the order of the *source's* `podIPs`, that both have: it is the source that
 //!   opens the connection. A pod and an IP address meet in the address' family.
 
@@ -127,13 +127,22 @@ impl<'w> Parties<'w> {
     fn node_addresses(&self, end: &str, pod: &Pod) -> Result<Vec<IpAddr>, EndError> {
         let node = pod.node.as_ref().and_then(|name| self.world.nodes.get(name));
         let known = [&pod.addresses, &pod.host_addresses].into_iter().chain(node.map(|n| &n.addresses));
-        known.into_iter().find(|a| !a.is_empty()).cloned().ok_or_else(|| {
-            let missing = match pod.node {
-                Some(_) => "give the pod a status.hostIP, or its Node",
-                None => "give the pod a spec.nodeName and a status.hostIP",
-            };
-            EndError::NoNodeAddress(end.to_owned(), missing)
-        })
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        for address in known.flatten() {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        match addresses.is_empty() {
+            false => Ok(addresses),
+            true => Err(EndError::NoNodeAddress(
+                end.to_owned(),
+                match pod.node {
+                    Some(_) => "give the pod a status.hostIP, or its Node",
+                    None => "give the pod a spec.nodeName and a status.hostIP",
+                },
+            )),
+        }
     }
 
     /// The pods that a wrong name may have meant.

@@ -291,7 +291,7 @@ fn policies_without_effect_are_warned_about() {
 const ENDS: &str = "\
 {apiVersion: v1, kind: Node, metadata: {name: a}, status: {addresses: [{type: InternalIP, address: 192.0.2.1}, {type: Hostname, address: a}]}}
 ---
-{apiVersion: v1, kind: Node, metadata: {name: b}, status: {addresses: [{type: InternalIP, address: 192.0.2.2}]}}
+{apiVersion: v1, kind: Node, metadata: {name: b}, status: {addresses: [{type: InternalIP, address: 192.0.2.2}, {type: InternalIP, address: 'fd12::2'}]}}
 ---
 {apiVersion: v1, kind: Pod, metadata: {name: four, namespace: net}, spec: {nodeName: a}, status: {podIPs: [{ip: 10.1.0.1}, {ip: 'fd00::1'}]}}
 ---
@@ -363,6 +363,8 @@ fn a_nodes_address_and_its_host_network_pods_are_the_node() {
     assert_eq!(ends("net/host", "net/four", "port: 1,").unwrap(), "allow null");
     assert_eq!(ends("net/host-b", "net/four", "port: 1,").unwrap(), "allow 2");
     assert_eq!(ends("net/host", "net/six", "port: 1,").unwrap(), "deny default-deny");
+    assert_eq!(ends("net/host-b", "net/only6", "port: 1,").unwrap(), "allow null");
+    assert_eq!(ends("net/host-b", "net/four", "port: 1, family: 6,").unwrap(), "deny default-deny");
     assert_eq!(ends("net/four", "net/host-b", "port: 1,").unwrap(), "allow null");
 }
 
