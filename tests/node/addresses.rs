@@ -1,7 +1,5 @@
 //! Whose address it is: reuse, addresses that nobody is known to have, pods that come late.
 
-
-
 use podgate_sandbox::ProbeKind::{Tcp, Udp};
 use podgate_sandbox::{ArrivalKind, Packet, PodOptions, Probe};
 
@@ -67,7 +65,11 @@ fn a_packet_of_an_unknown_pod_waits_for_its_identity_and_is_judged_by_it() {
     late.netns().send(&Packet::udp((late.v4(), 4000).into(), (web.v4(), 53).into(), b"early")).expect("sent");
     node.await_metric("podgate_held_packets_total", 1.0);
     node.enforced(|| node.tell(&late));
-    assert!(server.await_arrival(LONG, |a| a.kind == ArrivalKind::Datagram(b"early".to_vec())).is_some(), "{}", node.log());
+    assert!(
+        server.await_arrival(LONG, |a| a.kind == ArrivalKind::Datagram(b"early".to_vec())).is_some(),
+        "{}",
+        node.log()
+    );
 }
 
 #[test]
@@ -93,10 +95,7 @@ fn a_remote_pod_with_an_unknown_address_is_judged_as_an_address() {
     let there = far.pod(PodOptions::new("shop/there")).expect("a pod");
     node.write("policy.yaml", &policy("web", "shop", "{podSelector: {}, ingress: [{ports: [{port: 80}]}]}"));
     node.start(&[]);
-    node.expect(&[
-        Probe::open(there.client(), web.v4(), Tcp(80)),
-        Probe::closed(there.client(), web.v4(), Udp(53)),
-    ]);
+    node.expect(&[Probe::open(there.client(), web.v4(), Tcp(80)), Probe::closed(there.client(), web.v4(), Udp(53))]);
 }
 
 #[test]
@@ -113,4 +112,20 @@ fn without_pod_ranges_what_is_isolated_is_judged_and_the_log_says_so() {
         Probe::closed(client.client(), web.v4(), Tcp(80)),
         Probe::open(web.client(), client.v4(), podgate_sandbox::ProbeKind::Echo),
     ]);
+}
+
+#[test]
+fn pod_ranges_by_setting_are_guarded_also_without_a_nodes_name() {
+    let mut node = Node::new();
+    let web = node.pod(PodOptions::new("shop/web"));
+    let server = web.server(&[80], &[53]).expect("a server");
+    let known = node.pod(PodOptions::new("shop/known"));
+    let ranges: Vec<String> = node.host.pod_ranges().iter().map(ToString::to_string).collect();
+    node.nameless();
+    node.start(&["--pod-cidr", &ranges.join(",")]);
+    node.expect(&[Probe::open(known.client(), web.v4(), Tcp(80)), Probe::open(known.client(), web.v6(), Udp(53))]);
+    let unknown = node.host.pod(PodOptions::new("shop/unknown")).expect("a pod");
+    unknown.netns().send(&Packet::udp((unknown.v6(), 4000).into(), (web.v6(), 53).into(), b"who")).expect("sent");
+    node.await_metric("podgate_hold_denied_packets_total{reason=\"expired\"}", 1.0);
+    assert!(server.arrivals().iter().all(|a| a.kind != ArrivalKind::Datagram(b"who".to_vec())));
 }

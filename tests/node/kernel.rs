@@ -74,10 +74,7 @@ fn a_flushed_ruleset_is_put_back() {
     node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81))]);
     nft(&node, "flush ruleset");
     node.await_metric("podgate_kernel_repairs_total", 1.0);
-    node.expect(&[
-        Probe::closed(client.client(), web.v4(), Tcp(81)),
-        Probe::open(client.client(), web.v4(), Tcp(80)),
-    ]);
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81)), Probe::open(client.client(), web.v4(), Tcp(80))]);
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Node {
     pub(crate) host: Host,
     directory: tempfile::TempDir,
     agent: Option<Agent>,
+    /// Given as `--node`.
+    name: Option<String>,
 }
 
 /// A running agent.
@@ -43,7 +45,13 @@ impl Node {
 
     /// A node on a host of the caller's.
     pub(crate) fn on(host: Host) -> Self {
-        Node { host, directory: tempfile::tempdir().expect("a directory"), agent: None }
+        let name = Some(host.name().to_owned());
+        Node { host, directory: tempfile::tempdir().expect("a directory"), agent: None, name }
+    }
+
+    /// Its agents are not told its name: all pods are subjects.
+    pub(crate) fn nameless(&mut self) {
+        self.name = None;
     }
 
     /// A second node beside this one, linked with it.
@@ -110,7 +118,9 @@ impl Node {
     /// Starts the agent without waiting for more than its listener.
     pub(crate) fn launch(&mut self, arguments: &[&str]) {
         assert!(self.agent.is_none(), "one agent at a time");
-        self.agent = Some(Agent::start(self.netns(), self.directory(), arguments));
+        let name = self.name.iter().flat_map(|name| ["--node", name]);
+        let arguments: Vec<&str> = name.chain(arguments.iter().copied()).collect();
+        self.agent = Some(Agent::start(self.netns(), self.directory(), &arguments));
         self.agent().await_line("listening");
     }
 
@@ -210,7 +220,7 @@ impl Node {
 }
 
 impl Agent {
-    /// Starts one in a namespace, on a directory of manifests, for the node by the namespace's name.
+    /// Starts one in a namespace, on a directory of manifests.
     pub(crate) fn start(netns: &Netns, directory: &Path, arguments: &[&str]) -> Self {
         Self::spawn(netns, directory, arguments, mortal(binary()))
     }
@@ -223,7 +233,7 @@ impl Agent {
     }
 
     fn spawn(netns: &Netns, directory: &Path, arguments: &[&str], mut command: std::process::Command) -> Self {
-        command.args(["run", "--node", netns.name(), "--manifests"]).arg(directory).args(arguments);
+        command.args(["run", "--manifests"]).arg(directory).args(arguments);
         command.env("PODGATE_LOG", "podgate=debug,info").stderr(Stdio::piped()).stdin(Stdio::null());
         let mut process = netns.spawn(command).expect("the agent starts");
         let log = Arc::new(Log::default());

@@ -37,10 +37,7 @@ fn killed_it_fails_closed_and_accepted_connections_go_on() {
         Probe::open(web.client(), client.v4(), podgate_sandbox::ProbeKind::Echo),
     ]);
     node.start(&[]);
-    node.expect(&[
-        Probe::open(client.client(), web.v4(), Tcp(80)),
-        Probe::closed(client.client(), web.v4(), Tcp(81)),
-    ]);
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80)), Probe::closed(client.client(), web.v4(), Tcp(81))]);
     connection.ping(PATIENCE).expect("it still goes on");
 }
 
@@ -98,10 +95,7 @@ fn a_second_agent_on_the_node_is_refused_with_the_reason() {
     let (ok, said) = second.ended();
     assert!(!ok && said.contains("in use by another process"), "{said}");
     // The first one goes on as if nothing had been.
-    node.expect(&[
-        Probe::open(client.client(), web.v4(), Tcp(80)),
-        Probe::closed(client.client(), web.v4(), Tcp(81)),
-    ]);
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80)), Probe::closed(client.client(), web.v4(), Tcp(81))]);
 }
 
 #[test]
@@ -126,7 +120,10 @@ fn the_nfq_crate_serves_as_well() {
 #[test]
 fn every_flag_is_an_environment_variable_and_usage_errors_are_2() {
     let node = Node::new();
-    let (ok, said) = node.command("env", &["PODGATE_MARK_MASK=0x5", binary().to_str().expect("text"), "run", "--manifests", "/nonexistent"]);
+    let (ok, said) = node.command(
+        "env",
+        &["PODGATE_MARK_MASK=0x5", binary().to_str().expect("text"), "run", "--manifests", "/nonexistent"],
+    );
     assert!(!ok && said.contains("four adjacent bits"), "{said}");
     let (ok, said) = node.command(binary().to_str().expect("text"), &["run", "--manifests", "/nonexistent"]);
     assert!(!ok && said.contains("/nonexistent"), "{said}");

@@ -41,10 +41,7 @@ fn the_metrics_pass_promtool() {
     let (mut node, web, client, _server) = pair();
     node.write("policy.yaml", &web_80());
     node.start(&[]);
-    node.expect(&[
-        Probe::open(client.client(), web.v4(), Tcp(80)),
-        Probe::closed(client.client(), web.v4(), Tcp(81)),
-    ]);
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80)), Probe::closed(client.client(), web.v4(), Tcp(81))]);
     let metrics = node.get("/metrics").1;
     let file = node.directory().join("metrics.txt");
     std::fs::write(&file, &metrics).expect("written");
@@ -61,10 +58,7 @@ fn a_broken_file_keeps_its_last_good_state_and_is_told() {
     let line = node.agent().await_line("endPort");
     assert!(line.contains("policy.yaml:"), "{line}");
     assert_eq!(node.metric("podgate_source_problems"), 1.0);
-    node.expect(&[
-        Probe::open(client.client(), web.v4(), Tcp(80)),
-        Probe::closed(client.client(), web.v4(), Tcp(81)),
-    ]);
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80)), Probe::closed(client.client(), web.v4(), Tcp(81))]);
     node.apply("policy.yaml", &web_80().replace("port: 80", "port: 81"));
     assert_eq!(node.metric("podgate_source_problems"), 0.0);
     node.expect(&[Probe::open(client.client(), web.v4(), Tcp(81))]);

@@ -39,7 +39,8 @@ fn fragments_are_judged_by_the_port_in_their_first_one() {
     for (source, destination) in [(client.v4(), web.v4()), (client.v6(), web.v6())] {
         // Forbidden port first: if it came through, it would be there before the permitted one.
         for port in [54, 53] {
-            let whole = Packet::udp((source, 4000 + port).into(), (destination, port).into(), &text).identification(port.into());
+            let whole = Packet::udp((source, 4000 + port).into(), (destination, port).into(), &text)
+                .identification(port.into());
             for fragment in whole.fragments(1200) {
                 client.netns().send_ip(destination, &fragment).expect("sent");
             }
@@ -78,7 +79,11 @@ fn icmp_errors_about_a_permitted_connection_get_back_and_others_do_not() {
     let (mut node, web, client, _server) = pair();
     node.start(&[]);
     // Nobody listens on the client's port 9: web's answer there is refused by ICMP; the other way round likewise.
-    let open = policy("any", "shop", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: UDP, port: 9}]}]}");
+    let open = policy(
+        "any",
+        "shop",
+        "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: UDP, port: 9}]}]}",
+    );
     node.apply("more.yaml", &open);
     let socket = client.client().datagrams(web.v4(), 9).expect("a socket");
     socket.set_read_timeout(Some(LONG)).expect("set");

@@ -119,7 +119,11 @@ fn a_namespace_is_let_in_by_its_label() {
     let shop = shop();
     shop.node.apply(
         "policy.yaml",
-        &policy("ops", "shop", "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: ops}}}]}]}"),
+        &policy(
+            "ops",
+            "shop",
+            "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: ops}}}]}]}",
+        ),
     );
     let mut probes = over_both(&shop.elsewhere, &shop.web, Tcp(80), true).to_vec();
     probes.extend(over_both(&shop.elsewhere, &shop.web, Echo, true));
@@ -248,10 +252,7 @@ fn only_the_pods_own_node_judges() {
     let spec = "{podSelector: {matchLabels: {app: far}}, policyTypes: [Ingress, Egress]}";
     node.write("policy.yaml", &policy("far", "shop", spec));
     node.start(&[]);
-    node.expect(&[
-        Probe::open(here.client(), there.v4(), Tcp(80)),
-        Probe::open(there.client(), here.v6(), Tcp(80)),
-    ]);
+    node.expect(&[Probe::open(here.client(), there.v4(), Tcp(80)), Probe::open(there.client(), here.v6(), Tcp(80))]);
     node.apply("policy.yaml", &deny_all("shop"));
     node.expect(&[
         Probe::closed(here.client(), there.v4(), Tcp(80)),

@@ -79,6 +79,8 @@ pub struct Index {
     /// As of the last build.
     pod_ranges: Option<Vec<IpNet>>,
     ranges_dirty: bool,
+    /// Unknown addresses of the pod ranges are denied.
+    guard_ranges: bool,
 }
 
 impl Index {
@@ -105,6 +107,7 @@ impl Index {
             annotations: FxHashMap::default(),
             pod_ranges: None,
             ranges_dirty: true,
+            guard_ranges: locality != Locality::All,
         };
         index.set_locality(&locality);
         index
@@ -129,6 +132,18 @@ impl Index {
     /// The address' link or route on this node went away: whoever had it has it no more, until a pod is applied anew.
     pub fn forget_address(&mut self, address: IpAddr) {
         self.void_claims(address.into());
+    }
+
+    /// From now on an address of the pod ranges that no pod is known to have is denied
+    /// ([`Cause::Unknown`](podgate_engine::Cause::Unknown)), also where all pods are local: what an agent wants, and
+    /// `podgate test` does not. `fixed`, if there are any, are the ranges instead of those of Node objects.
+    pub fn guard_pod_ranges(&mut self, mut fixed: Vec<IpNet>) {
+        fixed.sort();
+        fixed.dedup();
+        self.nodes.fixed_ranges = Some(fixed).filter(|ranges| !ranges.is_empty());
+        self.guard_ranges = true;
+        self.pod_ranges = None;
+        self.ranges_dirty = true;
     }
 
     /// How much is kept, for telemetry and to see that nothing piles up: what it is, and how many.

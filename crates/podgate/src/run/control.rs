@@ -241,7 +241,9 @@ impl Control {
         self.news.checked_bridges = exposed;
         self.news.bridges = match ensure_bridged_filtered(&addresses) {
             Ok(BridgeState::TurnedOn) => {
-                tracing::info!("pods are on a bridge: turned br_netfilter on, so that what they send each other is seen");
+                tracing::info!(
+                    "pods are on a bridge: turned br_netfilter on, so that what they send each other is seen"
+                );
                 None
             }
             Ok(BridgeState::Unfiltered { reason }) => {

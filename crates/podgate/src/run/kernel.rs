@@ -21,8 +21,6 @@ pub(crate) struct Kernel {
     /// Told of others' changes by a thread that this waker ends.
     inputs: Sender<Input>,
     guard: Option<Waker>,
-    /// Pod ranges by setting; otherwise those of the Node objects.
-    fixed_ranges: Option<Vec<IpNet>>,
     pod_ranges: Vec<IpNet>,
     exposure: BTreeMap<IpAddr, Exposure>,
     judge_input: bool,
@@ -35,21 +33,14 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Installs the program, or takes over what an earlier agent left, with what `first` says. The first snapshot
     /// must be published already: packets come up from here on.
-    pub(crate) fn install(
-        settings: ProgramSettings,
-        fixed_ranges: Vec<IpNet>,
-        first: &Build,
-        inputs: Sender<Input>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn install(settings: ProgramSettings, first: &Build, inputs: Sender<Input>) -> Result<Self, Error> {
         let program = Program::install(settings.clone())?;
-        let fixed_ranges = (!fixed_ranges.is_empty()).then_some(fixed_ranges);
         let mut kernel = Kernel {
             program,
             settings,
             inputs,
             guard: None,
-            pod_ranges: fixed_ranges.clone().unwrap_or_default(),
-            fixed_ranges,
+            pod_ranges: Vec::new(),
             exposure: BTreeMap::new(),
             judge_input: first.judge_input,
             diverted: Vec::new(),
@@ -170,7 +161,7 @@ impl Kernel {
                 None => drop(self.exposure.remove(address)),
             }
         }
-        if let (None, Some(ranges)) = (&self.fixed_ranges, &build.pod_ranges) {
+        if let Some(ranges) = &build.pod_ranges {
             self.pod_ranges.clone_from(ranges);
         }
         !build.exposure.is_empty() || build.pod_ranges.is_some()

@@ -33,7 +33,10 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     telemetry::logging::init(&args.log, args.log_format)?;
     let settings = args.program()?;
     if !args.manifests.is_dir() {
-        anyhow::bail!("{} is no directory: give --manifests a directory of YAML or JSON files", args.manifests.display());
+        anyhow::bail!(
+            "{} is no directory: give --manifests a directory of YAML or JSON files",
+            args.manifests.display()
+        );
     }
     // One clear line for each thing that is missing, before anything is changed.
     let features = podgate_netfilter::probe()?;
@@ -53,7 +56,8 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let queues = settings.queues.clone();
     let counters = Arc::new(Counters::new(queues.len()));
     let publication = Publication::new(Arc::new(Snapshot::empty()), queues.len());
-    let index = Index::new(args.locality());
+    let mut index = Index::new(args.locality());
+    index.guard_pod_ranges(args.pod_cidrs.clone());
     let mut control = Control {
         marks: settings.marks,
         index: Arc::new(Mutex::new(index)),
@@ -77,8 +81,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
             control.publish(&first);
             events = Some(serve::start(args, &settings, &mut control)?);
             state.watch_over(telemetry::liveness::workers(counters, queues));
-            let mut kernel = Kernel::install(settings, args.pod_cidrs.clone(), &first, sender.clone())
-                .context("programming the kernel")?;
+            let mut kernel = Kernel::install(settings, &first, sender.clone()).context("programming the kernel")?;
             state.kernel_transactions.inc();
             if !kernel.knows_ranges() {
                 tracing::warn!(

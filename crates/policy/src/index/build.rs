@@ -246,7 +246,7 @@ impl Index {
         if self.pod_ranges.as_ref() == Some(&ranges) {
             return None;
         }
-        if self.nodes.local.is_some() {
+        if self.guard_ranges {
             self.tables.set_pod_ranges(&ranges);
         }
         self.pod_ranges = Some(ranges.clone());

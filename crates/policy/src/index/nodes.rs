@@ -26,6 +26,8 @@ pub(crate) struct Nodes {
     objects: Vec<Option<Node>>,
     /// The node whose pods are subjects; `None`: all.
     pub(crate) local: Option<NodeNumber>,
+    /// The pod ranges by setting, instead of those of the objects.
+    pub(crate) fixed_ranges: Option<Vec<IpNet>>,
 }
 
 impl Nodes {
@@ -55,6 +57,9 @@ impl Nodes {
 
     /// The ranges in which every address is a local pod's, sorted.
     pub(crate) fn pod_ranges(&self) -> Vec<IpNet> {
+        if let Some(fixed) = &self.fixed_ranges {
+            return fixed.clone();
+        }
         let objects = self.objects.iter().enumerate().filter(|(id, _)| self.is_local(*id as u32 + 1));
         let mut ranges: Vec<IpNet> =
             objects.filter_map(|(_, n)| n.as_ref()).flat_map(|n| n.pod_ranges.clone()).collect();
