@@ -240,10 +240,10 @@ impl Agent {
         let (writer, stderr) = (Arc::clone(&log), process.stderr.take().expect("piped"));
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                writer.lines.lock().unwrap().0.push(line);
+                writer.lines.lock().expect("no panic").0.push(line);
                 writer.grown.notify_all();
             }
-            writer.lines.lock().unwrap().1 = true;
+            writer.lines.lock().expect("no panic").1 = true;
             writer.grown.notify_all();
         });
         Agent { process, log }
@@ -252,14 +252,14 @@ impl Agent {
     /// Waits for a line of the log that contains this.
     pub(crate) fn await_line(&self, wanted: &str) -> String {
         let deadline = Instant::now() + LONG;
-        let mut lines = self.log.lines.lock().unwrap();
+        let mut lines = self.log.lines.lock().expect("no panic");
         loop {
             if let Some(line) = lines.0.iter().find(|l| l.contains(wanted)) {
                 return line.clone();
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!lines.1 && !left.is_zero(), "no `{wanted}` in the log:\n{}", lines.0.join("\n"));
-            lines = self.log.grown.wait_timeout(lines, left).unwrap().0;
+            lines = self.log.grown.wait_timeout(lines, left).expect("no panic").0;
         }
     }
 
@@ -267,9 +267,9 @@ impl Agent {
     pub(crate) fn ended(self) -> (bool, String) {
         let status = self.process.wait(LONG).expect("it ends");
         let deadline = Instant::now() + LONG;
-        let mut lines = self.log.lines.lock().unwrap();
+        let mut lines = self.log.lines.lock().expect("no panic");
         while !lines.1 && Instant::now() < deadline {
-            lines = self.log.grown.wait_timeout(lines, Duration::from_secs(1)).unwrap().0;
+            lines = self.log.grown.wait_timeout(lines, Duration::from_secs(1)).expect("no panic").0;
         }
         (status.success(), lines.0.join("\n"))
     }
@@ -277,7 +277,7 @@ impl Agent {
 
 impl Log {
     fn text(&self) -> String {
-        self.lines.lock().unwrap().0.join("\n")
+        self.lines.lock().expect("no panic").0.join("\n")
     }
 }
 

@@ -26,7 +26,9 @@ pub(crate) fn main(args: &CleanupArgs) -> Result<ExitCode> {
                 "removed table inet podgate; {} connections are no longer remembered; nothing is filtered any more",
                 gone.connections
             ),
-            false if gone.connections > 0 => println!("there was no table inet podgate; {} connections are no longer remembered", gone.connections),
+            false if gone.connections > 0 => {
+                println!("there was no table inet podgate; {} connections are no longer remembered", gone.connections)
+            }
             false => println!("nothing to remove: no table inet podgate in this network namespace"),
         },
     }
