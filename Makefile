@@ -17,7 +17,7 @@ demo: setup-demo ## the main job on real packets, no cluster (root)
 	target/release/podgate demo $(DEMO_ARGS)
 
 .PHONY: test
-test: privileges setup-test fmt clippy unit node demo ## everything, as CI runs it (root)
+test: privileges setup-test fmt clippy unit demo ## everything, as CI runs it (root)
 	@echo "make test: all passed"
 
 .PHONY: fmt
@@ -30,11 +30,11 @@ clippy:
 
 .PHONY: unit
 unit: ## unit and property tests, and the tests of crates that need namespaces of their own
-	$(CARGO) test --workspace --locked --exclude podgate-bench
-	
+	$(CARGO) test --workspace --locked
+
 .PHONY: node
-node: ## the agent on real packets in network namespaces: part of `unit`, alone
-	$(CARGO) test --package podgate --locked --features node-tests --test node -- --test-threads=4
+node: ## of `unit`, the agent on real packets alone
+	$(CARGO) test --package podgate --locked --test node
 
 .PHONY: bench
 bench: setup-demo ## one verdict (criterion), then the packet path in network namespaces
