@@ -18,4 +18,5 @@ mod own_node;
 mod peers;
 mod policy_types;
 mod ports;
+mod touched;
 mod walkthrough;
