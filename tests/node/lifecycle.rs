@@ -116,15 +116,3 @@ fn the_nfq_crate_serves_as_well() {
         Probe::closed(client.client(), web.v4(), Tcp(81)),
     ]);
 }
-
-#[test]
-fn every_flag_is_an_environment_variable_and_usage_errors_are_2() {
-    let node = Node::new();
-    let (ok, said) = node.command(
-        "env",
-        &["PODGATE_MARK_MASK=0x5", binary().to_str().expect("text"), "run", "--manifests", "/nonexistent"],
-    );
-    assert!(!ok && said.contains("four adjacent bits"), "{said}");
-    let (ok, said) = node.command(binary().to_str().expect("text"), &["run", "--manifests", "/nonexistent"]);
-    assert!(!ok && said.contains("/nonexistent"), "{said}");
-}

@@ -32,8 +32,8 @@ use crate::question::{Family, FlowProtocol, Question, QuestionError};
 /// Tells who the ends are, what isolates them, the rule that decides or what fails in the nearest
 /// ones, and what would allow the flow.
 ///
-/// FROM and TO are namespace/pod or an IP address; TO may carry the port: shop/db:5432,
-/// 10.0.0.7:53, [fd00::7]:53.
+/// FROM and TO are namespace/pod or an IP address; TO may carry the port:
+/// `shop/db:5432`, `10.0.0.7:53`, `[fd00::7]:53`.
 ///
 /// Exit code: 0 explained, whatever the verdict; 2 usage or input error; 1 the engine and the
 /// reference evaluator differ, which is a bug.

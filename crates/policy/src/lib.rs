@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Here: the [`Index`] (identities, address classes, dirty subjects), the compiler into `podgate-engine` tables, the
-//! [`World`] of plain objects, the [`reference`] evaluator written straight from the API text. Not here: any I/O,
+//! [`World`] of plain objects, the [`mod@reference`] evaluator written straight from the API text. Not here: any I/O,
 //! the packet path, and reading manifests.
 #![forbid(unsafe_code)]
 

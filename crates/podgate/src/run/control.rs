@@ -120,6 +120,7 @@ impl Control {
         }
         self.watch_bridges(kernel);
         self.tell_warnings();
+        self.tell_sizes();
         self.state.enforced(build.snapshot.generation(), pending.noticed);
         tracing::debug!(generation = build.snapshot.generation().0, "in force");
     }
@@ -268,6 +269,17 @@ impl Control {
             tracing::info!("{}: mended", problem.place);
         }
         self.news.problems = now;
+    }
+
+    fn tell_sizes(&self) {
+        for (what, size) in lock(&self.index).sizes() {
+            match what {
+                "namespaces" => self.state.namespaces.set(size as i64),
+                "pods" => self.state.pods.set(size as i64),
+                "policies" => self.state.policies.set(size as i64),
+                _ => {}
+            }
+        }
     }
 
     fn tell_warnings(&mut self) {

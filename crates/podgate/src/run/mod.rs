@@ -40,7 +40,9 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     }
     // One clear line for each thing that is missing, before anything is changed.
     let features = podgate_netfilter::probe()?;
-    tracing::info!(?features, version = env!("CARGO_PKG_VERSION"), "starting");
+    let (major, minor) = features.release;
+    let queue = if features.native_queue { "nft_queue" } else { "compat target NFQUEUE" };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), kernel = %format_args!("{major}.{minor}"), queue, "starting");
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _entered = runtime.enter();
@@ -92,6 +94,12 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
             // What an earlier agent accepted may be forbidden by now.
             control.settle(&first, &kernel, pending, true);
             state.readiness.synced();
+            tracing::info!(
+                namespaces = state.namespaces.get(),
+                pods = state.pods.get(),
+                policies = state.policies.get(),
+                "the manifests are in force"
+            );
             inputs::strict_after(args.loose(), sender);
             control.follow(&mut kernel)
         }

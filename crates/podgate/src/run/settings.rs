@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use podgate_netfilter::{Marks, ProgramSettings};
@@ -24,6 +25,10 @@ pub(crate) enum OnExit {
 }
 
 /// Enforce policies on this host.
+///
+/// Follows the directory until SIGTERM or Ctrl-C. Each flag may be given as the environment variable named with it.
+///
+/// Exit code: 0 ended as asked, 2 usage or input error, or this machine cannot do it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
     /// Directory of manifests (Pods with status.podIPs, Namespaces, Nodes, policies) to enforce and follow.
@@ -38,7 +43,8 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "PODGATE_HTTP", value_name = "ADDR", default_value = "127.0.0.1:9840")]
     pub(crate) http: SocketAddr,
 
-    /// NFQUEUE queues, each with a worker thread of its own [default: one per core, at most 16].
+    /// NFQUEUE queues, each with a worker thread of its own, at most 64 [default: one per core, at most 16: what waits is
+    /// work, and more threads than cores do no more of it].
     #[arg(long, env = "PODGATE_QUEUES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) queues: Option<u16>,
 
@@ -51,15 +57,17 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "PODGATE_QUEUE_LENGTH", value_name = "PACKETS", default_value_t = 4096)]
     pub(crate) queue_length: u32,
 
-    /// How packets are received from the queues.
+    /// How packets are received from the queues. The default is the faster one (bench/README.md).
     #[arg(long, env = "PODGATE_RECEIVER", value_enum, default_value_t = Receiver::Mmsg)]
     pub(crate) receiver: Receiver,
 
-    /// While no agent answers, or a queue is full, let packets pass unjudged instead of dropping them.
-    #[arg(long, env = "PODGATE_FAIL_OPEN")]
+    /// While no agent answers, or a queue is full, let packets pass unjudged instead of dropping them. Not by default:
+    /// a policy that holds only while all is well is none.
+    #[arg(long, env = "PODGATE_FAIL_OPEN", value_parser = BoolishValueParser::new())]
     pub(crate) fail_open: bool,
 
-    /// What becomes of the kernel's rules at a graceful end [default: keep; with --fail-open: remove].
+    /// What becomes of the kernel's rules at a graceful end [default: keep, as an end is no reason to open what is
+    /// closed; with --fail-open: remove].
     #[arg(long, env = "PODGATE_ON_EXIT", value_enum)]
     pub(crate) on_exit: Option<OnExit>,
 

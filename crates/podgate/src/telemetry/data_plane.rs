@@ -1,7 +1,7 @@
 //! [`DataPlane`]: what the packet path counted, read at scrape.
 //!
 //! The packet path writes counters by number and knows no name; here they get their names and labels, once a scrape.
-//! Not here: which rules there are and the bound on their series ([`rules`](super::rules)).
+//! Not here: which rules there are and the bound on their series ([`rules`]).
 
 use std::io;
 use std::sync::Arc;

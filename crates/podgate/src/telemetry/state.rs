@@ -1,7 +1,7 @@
 //! [`State`]: what the agent knows of itself, in atomics that anyone may set and a scrape reads.
 //!
-//! Not here: what the data plane counts ([`rules`](super::rules), [`packets`](super::packets)): that is read where it
-//! is kept.
+//! Not here: what the data plane counts ([`data_plane`](super::data_plane), [`rules`](super::rules)): that is read
+//! where it is kept.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +33,7 @@ pub(crate) struct State {
     pub(crate) pods: IntGauge,
     /// Namespaces known.
     pub(crate) namespaces: IntGauge,
-    /// Policies known, of every kind.
+    /// Policies in force, of every kind.
     pub(crate) policies: IntGauge,
     /// Established connections whose permission was taken back.
     pub(crate) revoked_connections: IntCounter,
@@ -84,7 +84,10 @@ impl State {
             ),
             pods: gauge("podgate_pods", "Pods known, of all nodes."),
             namespaces: gauge("podgate_namespaces", "Namespaces known."),
-            policies: gauge("podgate_policies", "Policies known, of every kind."),
+            policies: gauge(
+                "podgate_policies",
+                "Policies in force, of every kind: not an old one without the annotation.",
+            ),
             revoked_connections: counter(
                 "podgate_revoked_connections_total",
                 "Established connections that a change forbade and that were cut.",

@@ -36,12 +36,22 @@ impl Desk {
         self.run_with(line, "")
     }
 
+    /// The same, with environment variables.
+    pub(crate) fn run_in(&self, environment: &[(&str, &str)], line: &str) -> Said {
+        self.start(environment, line, "")
+    }
+
     /// The same, with standard input.
     pub(crate) fn run_with(&self, line: &str, input: &str) -> Said {
+        self.start(&[], line, input)
+    }
+
+    fn start(&self, environment: &[(&str, &str)], line: &str, input: &str) -> Said {
         let mut child = Command::new(env!("CARGO_BIN_EXE_podgate"))
             .args(line.split_whitespace())
             .current_dir(self.directory.path())
             .env_clear()
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
