@@ -1,17 +1,9 @@
 //! Connections that are there already: older than the agent, older than a policy, older than their permission's end.
 
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, PodOptions, Probe, Server};
+use podgate_sandbox::{DENY_WAIT, PATIENCE, Probe};
 
-use crate::kit::{LONG, Node, deny_all, policy};
-
-fn pair(node: &mut Node) -> (Pod, Pod, Server) {
-    node.write("node.yaml", &node.host.manifest());
-    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
-    let client = node.pod(PodOptions::new("shop/client").label("app", "client"));
-    let server = web.server(&[80], &[]).expect("a server");
-    (web, client, server)
-}
+use crate::kit::{LONG, deny_all, pair, policy};
 
 fn web_from_client() -> String {
     policy(
@@ -24,8 +16,7 @@ fn web_from_client() -> String {
 
 #[test]
 fn a_permitted_connection_older_than_the_agent_goes_on_when_the_client_speaks_first() {
-    let mut node = Node::new();
-    let (web, client, _server) = pair(&mut node);
+    let (mut node, web, client, _server) = pair(&[80], &[]);
     node.write("policy.yaml", &(deny_all("shop") + &web_from_client() + &client_to_web()));
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("open without an agent");
     node.start(&[]);
@@ -48,8 +39,7 @@ fn client_to_web() -> String {
 
 #[test]
 fn a_permitted_connection_older_than_the_agent_goes_on_when_the_server_speaks_first() {
-    let mut node = Node::new();
-    let (web, client, server) = pair(&mut node);
+    let (mut node, web, client, server) = pair(&[80], &[]);
     node.write("policy.yaml", &(deny_all("shop") + &web_from_client() + &client_to_web()));
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("open without an agent");
     node.start(&[]);
@@ -61,8 +51,7 @@ fn a_permitted_connection_older_than_the_agent_goes_on_when_the_server_speaks_fi
 
 #[test]
 fn a_forbidden_connection_older_than_the_agent_is_cut() {
-    let mut node = Node::new();
-    let (web, client, _server) = pair(&mut node);
+    let (mut node, web, client, _server) = pair(&[80], &[]);
     node.write("policy.yaml", &deny_all("shop"));
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("open without an agent");
     node.start(&[]);
@@ -71,8 +60,7 @@ fn a_forbidden_connection_older_than_the_agent_is_cut() {
 
 #[test]
 fn an_established_connection_is_cut_when_a_policy_forbids_it() {
-    let mut node = Node::new();
-    let (web, client, _server) = pair(&mut node);
+    let (mut node, web, client, _server) = pair(&[80], &[]);
     node.write("policy.yaml", &web_from_client());
     node.start(&[]);
     let mut connection = client.client().open(web.v6(), 80, PATIENCE).expect("permitted");
@@ -83,8 +71,7 @@ fn an_established_connection_is_cut_when_a_policy_forbids_it() {
 
 #[test]
 fn an_established_connection_of_a_pod_that_nothing_isolated_is_cut_when_a_policy_comes() {
-    let mut node = Node::new();
-    let (web, client, _server) = pair(&mut node);
+    let (mut node, web, client, _server) = pair(&[80], &[]);
     node.start(&[]);
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("open");
     connection.ping(PATIENCE).expect("open");
@@ -97,8 +84,7 @@ fn an_established_connection_of_a_pod_that_nothing_isolated_is_cut_when_a_policy
 
 #[test]
 fn an_established_connection_is_cut_when_its_client_loses_the_label() {
-    let mut node = Node::new();
-    let (web, client, _server) = pair(&mut node);
+    let (mut node, web, client, _server) = pair(&[80], &[]);
     node.write("policy.yaml", &web_from_client());
     node.start(&[]);
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
@@ -111,8 +97,7 @@ fn an_established_connection_is_cut_when_its_client_loses_the_label() {
 
 #[test]
 fn one_packet_with_ttl_1_does_not_readmit_a_forbidden_connection() {
-    let mut node = Node::new();
-    let (web, client, server) = pair(&mut node);
+    let (mut node, web, client, server) = pair(&[80], &[]);
     node.write("policy.yaml", &web_from_client());
     node.start(&[]);
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
@@ -133,8 +118,7 @@ fn one_packet_with_ttl_1_does_not_readmit_a_forbidden_connection() {
 
 #[test]
 fn a_busy_connection_outlives_a_restart_of_the_agent() {
-    let mut node = Node::new();
-    let (web, client, _server) = pair(&mut node);
+    let (mut node, web, client, _server) = pair(&[80], &[]);
     node.write("policy.yaml", &web_from_client());
     node.start(&[]);
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");

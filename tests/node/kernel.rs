@@ -1,20 +1,14 @@
 //! What is done to packets and tables in the kernel: others' marks, others' tables, others' hands.
 
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{PATIENCE, Pod, PodOptions, Probe, Server};
+use podgate_sandbox::{PATIENCE, Pod, Probe, Server};
 
-use crate::kit::{Node, policy};
+use crate::kit::{Node, pair, policy, web_on};
 
-fn pair() -> (Node, Pod, Pod, Server) {
-    let node = Node::new();
-    node.write("node.yaml", &node.host.manifest());
-    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
-    let client = node.pod(PodOptions::new("shop/client"));
-    let server = web.server(&[80, 81], &[]).expect("a server");
-    node.write(
-        "policy.yaml",
-        &policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]}"),
-    );
+/// Only port 80 of the two is open.
+fn shop() -> (Node, Pod, Pod, Server) {
+    let (node, web, client, server) = pair(&[80, 81], &[]);
+    node.write("policy.yaml", &web_on("TCP", 80));
     (node, web, client, server)
 }
 
@@ -25,7 +19,7 @@ fn nft(node: &Node, rules: &str) {
 
 #[test]
 fn marks_of_others_survive_a_verdict_and_ours_do_not_leave() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     // kube-proxy's bits before us, and a counter behind us for each outcome.
     nft(
         &node,
@@ -48,7 +42,7 @@ fn marks_of_others_survive_a_verdict_and_ours_do_not_leave() {
 
 #[test]
 fn a_service_address_is_judged_as_the_pod_behind_it() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     nft(
         &node,
         "table ip services { chain prerouting { type nat hook prerouting priority dstnat; \
@@ -69,7 +63,7 @@ fn a_service_address_is_judged_as_the_pod_behind_it() {
 
 #[test]
 fn a_flushed_ruleset_is_put_back() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     node.start(&[]);
     node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81))]);
     nft(&node, "flush ruleset");
@@ -79,7 +73,7 @@ fn a_flushed_ruleset_is_put_back() {
 
 #[test]
 fn traffic_that_is_no_pods_is_not_touched() {
-    let (mut node, _web, _client, _server) = pair();
+    let (mut node, _web, _client, _server) = shop();
     let near = node.host.outside("near", &["198.51.100.7".parse().expect("one")]).expect("an outside");
     let far = node.host.outside("far", &["203.0.113.9".parse().expect("one")]).expect("an outside");
     let _server = far.server(&[80], &[]).expect("a server");

@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use podgate_sandbox::{Host, HostOptions, Netns, Pod, PodOptions, Probe, Process, mortal, unexpected};
+use podgate_sandbox::{Host, HostOptions, Netns, Pod, PodOptions, Probe, Process, Server, mortal, unexpected};
 
 /// How long an event may take before the test fails: long, as the machine may be busy with other tests.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
@@ -281,6 +281,17 @@ impl Log {
     }
 }
 
+/// A node with the pods shop/web (app=web), which serves these TCP and UDP ports, and shop/client (app=client). Their
+/// manifests are written; there is no policy and no agent yet.
+pub(crate) fn pair(tcp: &[u16], udp: &[u16]) -> (Node, Pod, Pod, Server) {
+    let node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
+    let client = node.pod(PodOptions::new("shop/client").label("app", "client"));
+    let server = web.server(tcp, udp).expect("a server");
+    (node, web, client, server)
+}
+
 /// The binary under test.
 pub(crate) fn binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_podgate"))
@@ -297,6 +308,14 @@ pub(crate) fn policy(name: &str, namespace: &str, spec: &str) -> String {
         "---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
          metadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
     )
+}
+
+/// The policy networkpolicy/shop/web, which opens one port of shop/web to everybody.
+pub(crate) fn web_on(protocol: &str, port: u16) -> String {
+    let spec = format!(
+        "podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{ports: [{{protocol: {protocol}, port: {port}}}]}}]"
+    );
+    policy("web", "shop", &format!("{{{spec}}}"))
 }
 
 /// A policy that isolates every pod of a namespace in both directions and allows nothing.

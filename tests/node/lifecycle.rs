@@ -1,20 +1,14 @@
 //! Start, end, crash and clean-up: fails closed unless told otherwise, and leaves what it should.
 
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{PATIENCE, Pod, PodOptions, Probe, Server};
+use podgate_sandbox::{PATIENCE, Pod, Probe, Server};
 
-use crate::kit::{Agent, Node, binary, policy};
+use crate::kit::{Agent, Node, binary, pair, web_on};
 
-fn pair() -> (Node, Pod, Pod, Server) {
-    let node = Node::new();
-    node.write("node.yaml", &node.host.manifest());
-    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
-    let client = node.pod(PodOptions::new("shop/client"));
-    let server = web.server(&[80, 81], &[]).expect("a server");
-    node.write(
-        "policy.yaml",
-        &policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]}"),
-    );
+/// Only port 80 of the two is open.
+fn shop() -> (Node, Pod, Pod, Server) {
+    let (node, web, client, server) = pair(&[80, 81], &[]);
+    node.write("policy.yaml", &web_on("TCP", 80));
     (node, web, client, server)
 }
 
@@ -24,7 +18,7 @@ fn table(node: &Node) -> bool {
 
 #[test]
 fn killed_it_fails_closed_and_accepted_connections_go_on() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     node.start(&[]);
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
     connection.ping(PATIENCE).expect("permitted");
@@ -43,7 +37,7 @@ fn killed_it_fails_closed_and_accepted_connections_go_on() {
 
 #[test]
 fn killed_with_fail_open_everything_passes() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     node.start(&["--fail-open"]);
     node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81))]);
     node.kill();
@@ -54,7 +48,7 @@ fn killed_with_fail_open_everything_passes() {
 
 #[test]
 fn a_graceful_end_keeps_the_node_closed_and_says_so() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     node.start(&[]);
     node.agent().process.signal(nix::sys::signal::Signal::SIGTERM);
     node.agent().await_line("the rules stay");
@@ -72,7 +66,7 @@ fn a_graceful_end_keeps_the_node_closed_and_says_so() {
 
 #[test]
 fn a_graceful_end_with_remove_leaves_other_tables_alone_and_no_trace() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     let ruleset = "table ip others { chain forward { type filter hook forward priority filter; counter accept; } }";
     assert!(node.command("nft", &[ruleset]).0 || node.command("nft", &["add", "table", "ip", "others"]).0);
     let before = node.command("nft", &["--stateless", "list", "ruleset"]).1;
@@ -89,7 +83,7 @@ fn a_graceful_end_with_remove_leaves_other_tables_alone_and_no_trace() {
 
 #[test]
 fn a_second_agent_on_the_node_is_refused_with_the_reason() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     node.start(&[]);
     let second = Agent::start(node.netns(), node.directory(), &["--http", "127.0.0.1:9841"]);
     let (ok, said) = second.ended();
@@ -100,7 +94,7 @@ fn a_second_agent_on_the_node_is_refused_with_the_reason() {
 
 #[test]
 fn without_the_capability_it_ends_with_one_clear_line() {
-    let (node, ..) = pair();
+    let (node, ..) = shop();
     let agent = Agent::start_without(node.netns(), node.directory(), "net_admin");
     let (ok, said) = agent.ended();
     assert!(!ok && said.contains("NET_ADMIN"), "{said}");
@@ -108,7 +102,7 @@ fn without_the_capability_it_ends_with_one_clear_line() {
 
 #[test]
 fn the_nfq_crate_serves_as_well() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     node.start(&["--receiver", "nfq", "--queues", "3"]);
     node.expect(&[
         Probe::open(client.client(), web.v4(), Tcp(80)),

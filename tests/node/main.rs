@@ -1,6 +1,7 @@
 //! The agent on real packets: each test has a node of its own in network namespaces, with the real binary on it.
 //!
 //! `kit` is what all stand on; the other rooms are named for what they show.
+#![forbid(unsafe_code)]
 
 mod addresses;
 mod bridged;

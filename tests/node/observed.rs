@@ -1,26 +1,17 @@
 //! What people and Prometheus see: counters by rule, readiness with reasons, broken files, denies.
 
+use podgate_sandbox::Probe;
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{Pod, PodOptions, Probe, Server};
 
-use crate::kit::{Node, deny_all, policy};
-
-fn pair() -> (Node, Pod, Pod, Server) {
-    let node = Node::new();
-    node.write("node.yaml", &node.host.manifest());
-    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
-    let client = node.pod(PodOptions::new("shop/client"));
-    let server = web.server(&[80, 81], &[]).expect("a server");
-    (node, web, client, server)
-}
+use crate::kit::{Node, deny_all, pair, web_on};
 
 fn web_80() -> String {
-    policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]}")
+    web_on("TCP", 80)
 }
 
 #[test]
 fn each_verdict_counts_at_its_rule_exactly_once() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = pair(&[80, 81], &[]);
     node.write("policy.yaml", &web_80());
     node.start(&[]);
     let (allow, deny) = ("networkpolicy/shop/web/ingress/0", "networkpolicy/shop/web/ingress/default-deny");
@@ -38,7 +29,7 @@ fn each_verdict_counts_at_its_rule_exactly_once() {
 
 #[test]
 fn the_metrics_pass_promtool() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = pair(&[80, 81], &[]);
     node.write("policy.yaml", &web_80());
     node.start(&[]);
     node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80)), Probe::closed(client.client(), web.v4(), Tcp(81))]);
@@ -51,7 +42,7 @@ fn the_metrics_pass_promtool() {
 
 #[test]
 fn a_broken_file_keeps_its_last_good_state_and_is_told() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = pair(&[80, 81], &[]);
     node.write("policy.yaml", &web_80());
     node.start(&[]);
     node.write("policy.yaml", &web_80().replace("port: 80", "port: 80, endPort: 79"));
@@ -66,7 +57,7 @@ fn a_broken_file_keeps_its_last_good_state_and_is_told() {
 
 #[test]
 fn a_policy_that_cannot_be_understood_at_the_start_closes_its_namespace() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = pair(&[80, 81], &[]);
     node.write("policy.yaml", &web_80().replace("podSelector", "podSelektor"));
     node.start(&[]);
     node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(80))]);
@@ -75,8 +66,20 @@ fn a_policy_that_cannot_be_understood_at_the_start_closes_its_namespace() {
 }
 
 #[test]
+fn the_size_of_the_world_is_told() {
+    let (mut node, ..) = pair(&[], &[]);
+    node.write("deny.yaml", &deny_all("shop"));
+    node.start(&[]);
+    let sizes = |node: &Node| ["podgate_namespaces", "podgate_pods", "podgate_policies"].map(|name| node.metric(name));
+    assert_eq!(sizes(&node), [1.0, 2.0, 1.0]);
+    node.agent().await_line("the manifests are in force namespaces=1 pods=2 policies=1");
+    node.remove("deny.yaml");
+    assert_eq!(sizes(&node), [1.0, 2.0, 0.0]);
+}
+
+#[test]
 fn readiness_and_health_are_told() {
-    let (mut node, ..) = pair();
+    let (mut node, ..) = pair(&[], &[]);
     node.write("deny.yaml", &deny_all("shop"));
     node.start(&[]);
     assert_eq!(node.get("/healthz").0, 200);

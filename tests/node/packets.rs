@@ -3,24 +3,14 @@
 use std::net::IpAddr;
 
 use podgate_sandbox::ProbeKind::{Echo, Udp};
-use podgate_sandbox::{ArrivalKind, Packet, Pod, PodOptions, Probe, Server};
+use podgate_sandbox::{ArrivalKind, Packet, Pod, Probe, Server};
 
-use crate::kit::{LONG, Node, deny_all, policy};
+use crate::kit::{LONG, Node, deny_all, pair, policy, web_on};
 
-fn pair() -> (Node, Pod, Pod, Server) {
-    let node = Node::new();
-    node.write("node.yaml", &node.host.manifest());
-    let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
-    let client = node.pod(PodOptions::new("shop/client"));
-    let server = web.server(&[80], &[53, 54]).expect("a server");
-    node.write(
-        "policy.yaml",
-        &policy(
-            "dns",
-            "shop",
-            "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: UDP, port: 53}]}]}",
-        ),
-    );
+/// Only UDP 53 is open.
+fn shop() -> (Node, Pod, Pod, Server) {
+    let (node, web, client, server) = pair(&[80], &[53, 54]);
+    node.write("policy.yaml", &web_on("UDP", 53));
     (node, web, client, server)
 }
 
@@ -33,7 +23,7 @@ fn v6(address: IpAddr) -> std::net::Ipv6Addr {
 
 #[test]
 fn fragments_are_judged_by_the_port_in_their_first_one() {
-    let (mut node, web, client, server) = pair();
+    let (mut node, web, client, server) = shop();
     node.start(&[]);
     let text = vec![b'x'; 3000];
     for (source, destination) in [(client.v4(), web.v4()), (client.v6(), web.v6())] {
@@ -55,7 +45,7 @@ fn fragments_are_judged_by_the_port_in_their_first_one() {
 
 #[test]
 fn a_forged_neighbour_solicitation_from_afar_is_no_way_in() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     node.write("deny.yaml", &deny_all("shop"));
     node.start(&[]);
     let capture = web.netns().capture(None).expect("a capture");
@@ -76,7 +66,7 @@ fn a_forged_neighbour_solicitation_from_afar_is_no_way_in() {
 
 #[test]
 fn icmp_errors_about_a_permitted_connection_get_back_and_others_do_not() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     node.start(&[]);
     // Nobody listens on the client's port 9: web's answer there is refused by ICMP; the other way round likewise.
     let open = policy(
@@ -103,7 +93,7 @@ fn icmp_errors_about_a_permitted_connection_get_back_and_others_do_not() {
 
 #[test]
 fn an_untracked_datagram_is_judged_both_ways_and_never_remembered() {
-    let (mut node, web, client, _server) = pair();
+    let (mut node, web, client, _server) = shop();
     let rules = "table inet raw { chain prerouting { type filter hook prerouting priority raw; udp sport { 53, 54 } notrack; udp dport { 53, 54 } notrack; }; }";
     let (ok, said) = node.command("nft", &[rules]);
     assert!(ok, "{said}");

@@ -1,6 +1,7 @@
 //! What reading one header costs: the hand-written parser against etherparse's lax slicing, alternated in one run.
 //!
 //! `cargo run --release -p podgate-engine --example parse_cost`
+#![forbid(unsafe_code)]
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -1,6 +1,6 @@
 //! `podgate test` through the binary: its contract with files, arguments, output and exit codes. What policies mean is
 //! tested where it is computed.
-
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod cli;

@@ -1,6 +1,6 @@
 //! `podgate explain` through the binary: the text as people see it (in `explain/*.txt`), the JSON, arguments, exit codes,
 //! and that what it proposes does help.
-
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod cli;

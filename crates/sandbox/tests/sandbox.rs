@@ -1,6 +1,6 @@
 //! The sandbox does what tests and the demo stand on: routing in both families, bridges, captures, forged packets, and
 //! it leaves nothing behind.
-
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
