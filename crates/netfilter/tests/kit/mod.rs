@@ -143,6 +143,8 @@ pub(crate) struct Seen {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) protocol: u8,
+    /// Bytes of the whole packet, as its IP header tells.
+    pub(crate) length: usize,
     /// What follows the IP header, as far as it was copied.
     pub(crate) rest: Vec<u8>,
 }
@@ -238,18 +240,19 @@ fn read(mut queue: MmsgQueue, seen: &Sender<Seen>, say: &Judge) {
 
 fn parse(marks: &Marks, packet: &Packet<'_>) -> Seen {
     let bytes = packet.payload;
-    let (source, destination, protocol, rest) = match bytes[0] >> 4 {
+    let number = |at: usize| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    let (source, destination, protocol, length, rest) = match bytes[0] >> 4 {
         4 => {
             let address = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
-            (address(12), address(16), bytes[9], &bytes[usize::from(bytes[0] & 15) * 4..])
+            (address(12), address(16), bytes[9], number(2), &bytes[usize::from(bytes[0] & 15) * 4..])
         }
         _ => {
             let address = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
-            (address(8), address(24), bytes[6], &bytes[40..])
+            (address(8), address(24), bytes[6], 40 + number(4), &bytes[40..])
         }
     };
     let (mark, hook, rest) = (packet.mark, packet.hook, rest.to_vec());
-    Seen { way: marks.way(mark), mark, hook, source, destination, protocol, rest }
+    Seen { way: marks.way(mark), mark, hook, source, destination, protocol, length, rest }
 }
 
 /// Sends `text` and waits until it arrives at the other socket; false if it does not within `wait`.
