@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 TOOLS := $(CURDIR)/target/tools
+# Told in podgate_build_info.
+export PODGATE_REVISION := $(shell git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)
 export PATH := $(TOOLS)/usr/bin:$(PATH)
 
 .PHONY: help
@@ -51,7 +53,7 @@ privileges:
 
 .PHONY: setup-demo
 setup-demo:
-	@tests/setup iproute2 util-linux gcc libc6-dev
+	@tests/setup iproute2 util-linux gcc libc6-dev curl
 
 .PHONY: setup-test
 setup-test: setup-demo

@@ -66,6 +66,17 @@ fn a_policy_that_cannot_be_understood_at_the_start_closes_its_namespace() {
 }
 
 #[test]
+fn every_metric_is_in_the_architectures_table() {
+    let (mut node, ..) = pair(&[], &[]);
+    node.start(&[]);
+    let table = include_str!("../../ARCHITECTURE.md");
+    let metrics = node.get("/metrics").1;
+    let names = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    let missing: Vec<_> = names.filter(|n| !n.starts_with("process_") && !table.contains(&format!("`{n}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
 fn the_size_of_the_world_is_told() {
     let (mut node, ..) = pair(&[], &[]);
     node.write("deny.yaml", &deny_all("shop"));

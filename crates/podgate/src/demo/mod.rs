@@ -44,7 +44,6 @@ const PREFIX: &str = "podgate-demo-";
 ///
 /// Exit code: 0 all as expected, 1 something was not, 2 it could not be done.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
 pub(crate) struct DemoArgs {
     /// Leave pods and agent up, say how to look around, and wait for Ctrl-C.
     #[arg(long)]
