@@ -39,7 +39,7 @@ pub(super) fn read<'a>(file: &str, text: &'a str, sink: Sink<'_, 'a>) {
             Some(true) => {
                 let mut documents = Vec::new();
                 json::read(body, chunk.line, &mut |document| documents.push(document));
-                if documents.first().is_some_and(|document| document.broken.is_some()) {
+                if documents.iter().any(|document| document.broken.is_some()) {
                     let mut other = Vec::new();
                     yaml::read(chunk.text, chunk.line, &mut |document| other.push(document));
                     if other.iter().all(|document| document.broken.is_none()) {

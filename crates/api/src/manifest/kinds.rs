@@ -35,6 +35,8 @@ enum Concern {
     /// It means to restrict traffic, but would not: the person must know. The kind is that of a policy that it could
     /// be meant to be.
     Refused(String, Option<Kind>),
+    /// As [`Concern::Refused`], of something that podgate would follow by its right kind.
+    Misspelt(String, Option<Kind>),
 }
 
 fn concern(meta: TypeMeta<'_>) -> Concern {
@@ -64,8 +66,29 @@ fn concern(meta: TypeMeta<'_>) -> Concern {
             );
             Concern::Refused(message, kind)
         }
-        _ => Concern::None,
+        (version, kind) => misspelt(version, kind, group).unwrap_or(Concern::None),
     }
+}
+
+/// What else there is, or was, in the group `networking.k8s.io`.
+const NETWORKING: [&str; 5] = ["ClusterCIDR", "IPAddress", "Ingress", "IngressClass", "ServiceCIDR"];
+
+/// A kind that is meant to be one of ours: the API server has none by its name, and passing it over would leave a pod
+/// or a policy out.
+fn misspelt(version: &str, kind: &str, group: &str) -> Option<Concern> {
+    let ours = match group {
+        "networking.k8s.io" if kind == "NetworkPolicyList" => return None,
+        "" => ["Pod", "Namespace", "Node", "List"].into_iter().find(|ours| kind.eq_ignore_ascii_case(ours))?,
+        "networking.k8s.io" if !NETWORKING.contains(&kind.strip_suffix("List").unwrap_or(kind)) => "NetworkPolicy",
+        _ if kind.eq_ignore_ascii_case("NetworkPolicy") => "NetworkPolicy",
+        _ => return None,
+    };
+    let policy = match (group, kind.eq_ignore_ascii_case(ours)) {
+        ("networking.k8s.io", true) => Some(Kind::NetworkPolicy),
+        ("extensions", true) => Some(Kind::LegacyNetworkPolicy),
+        _ => None,
+    };
+    Some(Concern::Misspelt(format!("{version} has no kind {kind:?}; it may have to be {ours}"), policy))
 }
 
 impl<'f> Reader<'f> {
@@ -135,11 +158,14 @@ impl<'f> Reader<'f> {
         match concern(meta) {
             Concern::Followed(kind) => self.object(node, kind),
             Concern::None => {}
-            Concern::Refused(message, kind) => {
-                let object = kind.and_then(|kind| key(node, kind).ok());
-                self.error(node.line_of(&Path::Root.key("apiVersion")), "apiVersion", message, object.as_ref());
-            }
+            Concern::Refused(message, kind) => self.refuse(node, "apiVersion", message, kind),
+            Concern::Misspelt(message, kind) => self.refuse(node, "kind", message, kind),
         }
+    }
+
+    fn refuse(&mut self, node: &Node<'_>, field: &'static str, message: String, kind: Option<Kind>) {
+        let object = kind.and_then(|kind| key(node, kind).ok());
+        self.error(node.line_of(&Path::Root.key(field)), field, message, object.as_ref());
     }
 
     fn list(&mut self, list: &Node<'_>) {
@@ -237,7 +263,9 @@ fn key(node: &Node<'_>, kind: Kind) -> Result<ObjectKey, (&'static str, String)>
 /// The key of an object that can't be read, as far as it tells.
 fn remaining_key(node: &Node<'_>, inherited: Option<TypeMeta<'_>>) -> Option<ObjectKey> {
     match concern(type_meta(node, inherited).ok()?) {
-        Concern::Followed(kind) | Concern::Refused(_, Some(kind)) => key(node, kind).ok(),
+        Concern::Followed(kind) | Concern::Refused(_, Some(kind)) | Concern::Misspelt(_, Some(kind)) => {
+            key(node, kind).ok()
+        }
         _ => None,
     }
 }

@@ -55,6 +55,26 @@ spec: [x]
 }
 
 #[test]
+fn a_misspelt_kind_is_not_passed_over() {
+    for (version, kind, ours) in [
+        ("v1", "pod", "Pod"),
+        ("v1", "NameSpace", "Namespace"),
+        ("v1", "NODE", "Node"),
+        ("networking.k8s.io/v1", "networkpolicy", "NetworkPolicy"),
+        ("networking.k8s.io/v1", "NetworkPolicies", "NetworkPolicy"),
+        ("networking.k8s.io/v1", "NetworkPolcy", "NetworkPolicy"),
+        ("extensions/v1beta1", "Networkpolicy", "NetworkPolicy"),
+    ] {
+        let (line, field, message) = error(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"));
+        assert_eq!((line, &*field), (2, "kind"), "{kind}");
+        assert!(message.contains(kind) && message.ends_with(ours), "{message}");
+    }
+    for kind in ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "IngressList"] {
+        assert_eq!(objects(&format!("apiVersion: networking.k8s.io/v1\nkind: {kind}\nitems: []\n")), []);
+    }
+}
+
+#[test]
 fn a_document_that_does_not_say_what_it_is_is_an_error() {
     for (text, line, field) in [
         ("a: b\n", 1, "kind"),
@@ -170,6 +190,12 @@ fn json_values_may_follow_each_other_or_stand_between_dashes() {
     let one = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}"#;
     let text = format!("{one}\n{one} {one}\n---\n{one}\n--- {one}\n");
     assert_eq!(names(&text).iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 2, 2, 4, 5]);
+}
+
+#[test]
+fn json_in_a_yaml_file_may_end_with_three_dots() {
+    let one = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}"#;
+    assert_eq!(names(&format!("{one}\n...\n---\n{one}\n# end\n")).len(), 2);
 }
 
 #[test]

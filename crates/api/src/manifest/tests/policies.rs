@@ -256,7 +256,7 @@ fn what_the_api_server_refuses_is_an_error_with_line_and_field() {
 #[test]
 fn the_envelope_is_strict_too() {
     for (text, line, field) in [
-        (v1("  podSelector: {}\nstatus: {}\n"), 6, "status"),
+        (v1("  podSelector: {}\nstate: {}\n"), 6, "state"),
         (v1("  {}\n").replace("name: p,", "name: p, nmespace: x,"), 3, "metadata.nmespace"),
         (v1("  {}\n").replace("name: p,", "name: P,"), 3, "metadata.name"),
         (v1("  {}\n").replace("shop", "shop.a"), 3, "metadata.namespace"),
@@ -293,6 +293,14 @@ metadata:
 spec: {podSelector: {}}
 ";
     assert_eq!(policy(text).key.name, "p");
+}
+
+#[test]
+fn a_status_as_kubernetes_1_24_to_1_27_wrote_it_is_passed_over() {
+    for status in ["{}", "null", "{conditions: [{type: Accepted, status: 'True'}]}"] {
+        assert_eq!(policy(&v1(&format!("  podSelector: {{}}\nstatus: {status}\n"))).key.name, "p");
+        assert_eq!(policy(&legacy(&format!("  podSelector: {{}}\nstatus: {status}\n"))).key.name, "p");
+    }
 }
 
 #[test]
