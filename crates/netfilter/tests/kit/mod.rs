@@ -14,10 +14,10 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns, unshare};
-use podgate_netfilter::queue::{Fate, MmsgQueue, Packet, Queue, QueueSettings, Received, Waker};
+use podgate_netfilter::queue::{Fate, MmsgQueue, Packet, Queue, QueueSettings, Received, Waker, queue_stats};
 use podgate_netfilter::{Marks, Way};
 
 /// Longest wait for something that has to happen.
@@ -176,9 +176,16 @@ impl Reader {
         let (ready, is_ready) = channel();
         let says = say.clone();
         let thread = at.spawn(move || {
-            let queue = MmsgQueue::bind(&QueueSettings::new(queue)).unwrap_or_else(|e| panic!("{e}"));
-            ready.send(queue.waker()).unwrap();
-            read(queue, &sender, &says);
+            let bound = MmsgQueue::bind(&QueueSettings::new(queue)).unwrap_or_else(|e| panic!("{e}"));
+            ready.send(bound.waker()).unwrap();
+            read(bound, &sender, &says);
+            // A child process that another test is starting may have the dropped socket for a moment, from its fork to
+            // its exec.
+            let start = Instant::now();
+            while queue_stats().unwrap().iter().any(|s| s.number == queue) {
+                assert!(start.elapsed() < SOON, "queue {queue} is still bound");
+                std::thread::yield_now();
+            }
         });
         let waker = is_ready.recv().unwrap();
         Self { seen, say, waker, thread: Some(thread) }
