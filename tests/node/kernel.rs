@@ -72,6 +72,44 @@ fn a_flushed_ruleset_is_put_back() {
 }
 
 #[test]
+fn sets_that_others_change_are_put_back() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    let forbidden = || Probe::closed(client.client(), web.v4(), Tcp(81));
+    node.expect(&[forbidden()]);
+    let opened = format!("add element inet podgate open_ingress4 {{ {} }}", web.v4());
+    for (others, repairs) in [("flush set inet podgate ranges4", 1.0), (&*opened, 2.0)] {
+        nft(&node, others);
+        node.await_metric("podgate_kernel_repairs_total", repairs);
+        node.expect(&[forbidden(), Probe::open(client.client(), web.v4(), Tcp(80))]);
+    }
+    // What it does itself to put things back does not count as others' doing.
+    assert_eq!(node.metric("podgate_kernel_repairs_total"), 2.0, "{}", node.log());
+}
+
+#[test]
+fn not_ready_while_the_rules_cannot_be_written_whatever_else_changes() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    // A chain of our name and another kind is in the way.
+    nft(
+        &node,
+        "delete table inet podgate; add table inet podgate; \
+         add chain inet podgate postrouting { type filter hook forward priority filter; }",
+    );
+    node.agent().await_line("cannot write the kernel's rules");
+    let generation = node.generation();
+    // A change for which the kernel's sets stay as they are: nothing to write is no proof that all is well.
+    node.write("policy.yaml", &web_on("TCP", 81));
+    node.await_metric("podgate_generation", (generation + 1) as f64);
+    let (status, body) = node.get("/readyz");
+    assert!(status == 503 && body.contains("kernel's rules"), "{status} {body}\n{}", node.log());
+    nft(&node, "delete table inet podgate");
+    node.await_generation(generation + 1);
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(80)), Probe::open(client.client(), web.v4(), Tcp(81))]);
+}
+
+#[test]
 fn traffic_that_is_no_pods_is_not_touched() {
     let (mut node, _web, _client, _server) = shop();
     let near = node.host.outside("near", &["198.51.100.7".parse().expect("one")]).expect("an outside");

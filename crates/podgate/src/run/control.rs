@@ -20,7 +20,7 @@ use podgate_policy::{Build, Index, Warning};
 use podgate_watch::{Event, Problem};
 use tokio::sync::mpsc;
 
-use super::inputs::Input;
+use super::inputs::{self, Input};
 use super::kernel::Kernel;
 use crate::telemetry;
 use crate::worker::Workers;
@@ -53,6 +53,8 @@ pub(crate) struct News {
     warnings: BTreeSet<Warning>,
     bridges: Option<telemetry::Hold>,
     kernel: Option<telemetry::Hold>,
+    /// [`Input::TryAgain`] is on its way.
+    trying_again: bool,
     checked_bridges: BTreeSet<IpAddr>,
 }
 
@@ -74,7 +76,7 @@ impl Control {
                 Input::Source(event) => self.take_event(event, pending),
                 Input::Stop(why) => return Err(why),
                 // Nothing is enforced yet that these could concern.
-                Input::RoutesGone(_) | Input::RulesetChanged | Input::LooseOver => {}
+                Input::RoutesGone(_) | Input::RulesetChanged(_) | Input::TryAgain | Input::LooseOver => {}
             }
         }
         Err("the source ended")
@@ -85,16 +87,20 @@ impl Control {
         while let Some(first) = self.inputs.blocking_recv() {
             let mut pending = Pending::default();
             let mut next = Some(first);
-            // Whatever is there already goes into the same build.
+            // Whatever is there already goes into the same build, but not all that ever comes: a source that never
+            // pauses must not put enforcement off.
+            let mut room = inputs::WAITING;
             while let Some(input) = next {
                 match input {
                     Input::Source(event) => self.take_event(event, &mut pending),
                     Input::RoutesGone(addresses) => self.forget(&addresses, &mut pending),
-                    Input::RulesetChanged => self.mend_if_broken(kernel),
+                    Input::RulesetChanged(guard) => self.undo_others(guard, kernel),
+                    Input::TryAgain => self.try_again(kernel),
                     Input::LooseOver => self.be_strict(),
                     Input::Stop(why) => return why,
                 }
-                next = self.inputs.try_recv().ok();
+                room -= 1;
+                next = if room > 0 { self.inputs.try_recv().ok() } else { None };
             }
             if pending.dirty {
                 self.enforce(kernel, pending);
@@ -137,7 +143,9 @@ impl Control {
         let relaxed = tightened.and_then(|()| kernel.relax(&build));
         self.state.kernel_transactions.inc();
         match relaxed {
-            Ok(()) => self.news.kernel = None,
+            // It may have had nothing to write, which says nothing about what an earlier failure left.
+            Ok(()) if self.news.kernel.is_none() => {}
+            Ok(()) => self.mend(kernel),
             Err(error) => self.kernel_failed(&error.to_string(), kernel),
         }
         self.settle(&build, kernel, pending, false);
@@ -150,27 +158,45 @@ impl Control {
         self.mend(kernel);
     }
 
-    fn mend_if_broken(&mut self, kernel: &mut Kernel) {
-        match kernel.intact() {
-            Ok(true) => {}
-            Ok(false) => {
-                tracing::warn!("somebody else changed or removed table inet podgate: putting it back");
-                self.mend(kernel);
-                self.state.kernel_repairs.inc();
-            }
-            Err(error) => tracing::error!(%error, "cannot look at the kernel's rules"),
+    fn undo_others(&mut self, guard: u64, kernel: &mut Kernel) {
+        let undone = kernel.undo_others(guard);
+        if matches!(undone, Ok(true)) {
+            tracing::warn!("somebody else changed or removed table inet podgate: it is put back");
+            self.state.kernel_repairs.inc();
+        }
+        // What was noticed late tells nothing about now.
+        if !matches!(undone, Ok(false)) {
+            self.wrote(undone.map(drop), kernel);
+        }
+    }
+
+    /// What failed a while ago; nothing, if it has been mended meanwhile.
+    fn try_again(&mut self, kernel: &mut Kernel) {
+        self.news.trying_again = false;
+        if self.news.kernel.is_some() {
+            self.mend(kernel);
         }
     }
 
     fn mend(&mut self, kernel: &mut Kernel) {
-        match kernel.mend() {
-            Ok(()) => self.news.kernel = None,
-            Err(error) => {
-                self.state.kernel_errors.inc();
-                tracing::error!(%error, "cannot write the kernel's rules");
-                let reason = format!("the kernel's rules are not as they should be: {error}");
-                self.news.kernel = Some(self.state.readiness.hold(reason));
-            }
+        let result = kernel.mend();
+        self.wrote(result, kernel);
+    }
+
+    /// Whether the kernel's rules are now what they should be; not ready while they are not.
+    fn wrote(&mut self, result: Result<(), podgate_netfilter::Error>, kernel: &Kernel) {
+        let Err(error) = result else {
+            self.news.kernel = None;
+            return;
+        };
+        self.state.kernel_errors.inc();
+        if self.news.kernel.is_none() {
+            tracing::error!(%error, "cannot write the kernel's rules; trying again every second");
+        }
+        let reason = format!("the kernel's rules are not as they should be: {error}");
+        self.news.kernel = Some(self.state.readiness.hold(reason));
+        if !std::mem::replace(&mut self.news.trying_again, true) {
+            kernel.try_again_later();
         }
     }
 

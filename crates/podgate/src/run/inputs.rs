@@ -18,8 +18,10 @@ pub(crate) enum Input {
     Source(Event),
     /// Host routes to these addresses went away.
     RoutesGone(Vec<IpAddr>),
-    /// Somebody else changed our table.
-    RulesetChanged,
+    /// Somebody else changed our table, as the guard of this number noticed.
+    RulesetChanged(u64),
+    /// Time to try once more what failed.
+    TryAgain,
     /// The start-up period is over.
     LooseOver,
     /// The agent is to end, and why.
@@ -73,6 +75,15 @@ pub(crate) fn strict_after(loose: Duration, inputs: Sender<Input>) {
     });
 }
 
+/// Time to try again what failed: not so soon that a lasting failure floods the log, nor so late that anybody waits.
+pub(crate) fn try_again(sender: &Sender<Input>) {
+    let sender = sender.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let _ = sender.send(Input::TryAgain).await;
+    });
+}
+
 /// Host routes that go away, by a thread that ends with the process.
 pub(crate) fn routes(inputs: Sender<Input>) -> Result<()> {
     let mut watch = RouteWatch::new().context("watching routes")?;
@@ -96,14 +107,14 @@ pub(crate) fn routes(inputs: Sender<Input>) -> Result<()> {
     Ok(())
 }
 
-/// Others' changes of our table, by a thread that ends when the guard is woken.
-pub(crate) fn ruleset(mut guard: Guard, inputs: Sender<Input>) -> std::io::Result<()> {
+/// Others' changes of our table, by a thread that ends when the guard is woken. `number` is the guard's.
+pub(crate) fn ruleset(mut guard: Guard, number: u64, inputs: Sender<Input>) -> std::io::Result<()> {
     let work = move || {
         loop {
             match guard.changed() {
                 Ok(Changed::Woken) => return,
                 Ok(_) => {
-                    if inputs.blocking_send(Input::RulesetChanged).is_err() {
+                    if inputs.blocking_send(Input::RulesetChanged(number)).is_err() {
                         return;
                     }
                 }

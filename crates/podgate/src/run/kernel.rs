@@ -21,6 +21,8 @@ pub(crate) struct Kernel {
     /// Told of others' changes by a thread that this waker ends.
     inputs: Sender<Input>,
     guard: Option<Waker>,
+    /// Guards so far; what an earlier one noticed may be this agent's own doing.
+    guards: u64,
     pod_ranges: Vec<IpNet>,
     exposure: BTreeMap<IpAddr, Exposure>,
     judge_input: bool,
@@ -40,6 +42,7 @@ impl Kernel {
             settings,
             inputs,
             guard: None,
+            guards: 0,
             pod_ranges: Vec::new(),
             exposure: BTreeMap::new(),
             judge_input: first.judge_input,
@@ -47,8 +50,8 @@ impl Kernel {
             relaxed: BTreeSet::new(),
         };
         kernel.take_in(first);
-        kernel.rewrite()?;
         kernel.watch()?;
+        kernel.rewrite()?;
         Ok(kernel)
     }
 
@@ -87,6 +90,8 @@ impl Kernel {
             union
         });
         let judge_input = (build.judge_input && !self.judge_input).then_some(true);
+        // In the books first: should the kernel refuse, all is written anew from them.
+        self.judge_input |= build.judge_input;
         if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
             self.program.apply(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
         }
@@ -119,28 +124,45 @@ impl Kernel {
         Ok(())
     }
 
-    /// Whether the table stands as we made it.
-    pub(crate) fn intact(&mut self) -> Result<bool, Error> {
-        self.program.intact()
+    /// Undoes what somebody else did to the table, as the guard of that number noticed; false if that is over. What
+    /// the sets hold cannot be compared cheaply, so they are written anew in any case.
+    pub(crate) fn undo_others(&mut self, guard: u64) -> Result<bool, Error> {
+        if guard != self.guards {
+            return Ok(false);
+        }
+        if self.program.intact()? {
+            self.rewrite()?
+        } else {
+            self.mend()?
+        }
+        Ok(true)
     }
 
     /// Writes the whole table anew, after a failure or somebody else's changes.
     pub(crate) fn mend(&mut self) -> Result<(), Error> {
         self.program = Program::install(self.settings.clone())?;
-        self.rewrite()?;
-        self.watch()
+        self.watch()?;
+        self.rewrite()
     }
 
-    /// Watches for others' changes. The watch belongs to the program's socket, so a new program needs a new one.
+    /// Has [`Input::TryAgain`] come in a while.
+    pub(crate) fn try_again_later(&self) {
+        inputs::try_again(&self.inputs);
+    }
+
+    /// Watches for others' changes. The watch belongs to the program's socket, so a new program needs a new one. Before
+    /// the sets are written, so that no change of theirs is missed.
     fn watch(&mut self) -> Result<(), Error> {
         let guard = self.program.guard()?;
         let waker = guard.waker();
-        inputs::ruleset(guard, self.inputs.clone())
+        self.guards += 1;
+        inputs::ruleset(guard, self.guards, self.inputs.clone())
             .map_err(|source| Error::Io { doing: "start a thread".to_owned(), source })?;
         if let Some(before) = self.guard.replace(waker) {
             before.wake();
         }
-        Ok(())
+        // Between the installation and the watch nobody looked.
+        if self.program.intact()? { Ok(()) } else { Err(Error::Busy { doing: "the program was being installed" }) }
     }
 
     /// Sets and ranges from nothing, in one transaction.
