@@ -5,7 +5,8 @@
 //! - A pod stands for those of its addresses (`status.podIPs`, in their order) that it really owns.
 //! - A hostNetwork pod stands for its node's addresses: its own `podIPs`, then `hostIPs`, then those of the Node object.
 //! - Two pods meet in the first family, by the order of the *source's* `podIPs`, that both have: it is the source that
-//!   opens the connection. A pod and an IP address meet in the address' family.
+//!   opens the connection. A family that a hostNetwork pod has from its node alone comes last. A pod and an IP address
+//!   meet in the address' family.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -60,10 +61,13 @@ impl<'w> Parties<'w> {
     pub(crate) fn pair(&self, from: &str, to: &str, family: Option<Family>) -> Result<(IpAddr, IpAddr), EndError> {
         let sources = self.of_family(from, family)?;
         let destinations = self.of_family(to, family)?;
-        for source in &sources {
-            if let Some(destination) = destinations.iter().find(|d| d.is_ipv4() == source.is_ipv4()) {
-                return Ok((*source, *destination));
-            }
+        let pairs = || {
+            let alike = |source: IpAddr| destinations.iter().filter(move |d| d.is_ipv4() == source.is_ipv4());
+            sources.iter().flat_map(move |source| alike(*source).map(|destination| (*source, *destination)))
+        };
+        let own = pairs().find(|(source, destination)| self.is_own(from, *source) && self.is_own(to, *destination));
+        if let Some(pair) = own.or_else(|| pairs().next()) {
+            return Ok(pair);
         }
         Err(EndError::NoCommonFamily {
             from: from.to_owned(),
@@ -143,6 +147,11 @@ impl<'w> Parties<'w> {
                 },
             )),
         }
+    }
+
+    /// Whether an end has the address by itself: not a hostNetwork pod that has it only because its node does.
+    fn is_own(&self, end: &str, address: IpAddr) -> bool {
+        self.pods.get(end).is_none_or(|pod| !pod.host_network || pod.addresses.contains(&address))
     }
 
     /// The pods that a wrong name may have meant.

@@ -369,6 +369,26 @@ fn a_nodes_address_and_its_host_network_pods_are_the_node() {
 }
 
 #[test]
+fn a_host_network_pod_is_met_at_its_own_address_before_others_of_its_node() {
+    let manifests = "\
+{apiVersion: v1, kind: Node, metadata: {name: b}, status: {addresses: [{type: InternalIP, address: 'fd12::2'}, {type: InternalIP, address: 192.0.2.2}]}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: host, namespace: net}, spec: {nodeName: b, hostNetwork: true}, status: {podIP: 192.0.2.2}}
+---
+{apiVersion: v1, kind: Pod, metadata: {name: six, namespace: net}, spec: {nodeName: a}, status: {podIPs: [{ip: 'fd00::2'}, {ip: 10.1.0.2}]}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out, namespace: net}
+spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 192.0.2.2/32}}]}]}
+";
+    let flows = "[{from: net/six, to: net/host, port: 1, expect: allow},
+                  {from: net/six, to: net/host, port: 1, family: 6, expect: deny}]";
+    let said = Desk::new(&[("m.yaml", manifests)]).run_with("test -f m.yaml -", flows);
+    assert_eq!((said.code, said.out.as_str()), (0, "2 flows: all as expected\n"), "{said:?}");
+}
+
+#[test]
 fn a_pods_own_address_is_itself() {
     assert_eq!(ends("net/four", "10.1.0.1", "port: 1,").unwrap(), "allow null");
 }
