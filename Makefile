@@ -19,7 +19,7 @@ demo: setup-demo ## the main job on real packets, no cluster (root)
 	target/release/podgate demo $(DEMO_ARGS)
 
 .PHONY: test
-test: privileges setup-test fmt clippy unit demo ## everything, as CI runs it (root)
+test: privileges setup-test fmt clippy doc unit demo ## everything, as CI runs it (root)
 	@echo "make test: all passed"
 
 .PHONY: fmt
@@ -29,6 +29,10 @@ fmt:
 .PHONY: clippy
 clippy:
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+.PHONY: doc
+doc: ## the code's documentation, of private items too, without a broken link
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 .PHONY: unit
 unit: ## unit and property tests, and the tests of crates that need namespaces of their own

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! One thread, so that no two changes ever interleave. It waits for messages only. Not here: how the kernel's state
-//! follows ([`kernel`](super::kernel)), who sends the messages ([`inputs`](super::inputs)).
+//! follows ([`kernel`](super::kernel)), who sends the messages ([`inputs`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

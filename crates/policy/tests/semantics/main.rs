@@ -1,6 +1,7 @@
 //! What a policy means, a test by name for every documented corner; each verdict and deciding rule, written by hand, is
 //! asked of the compiled tables and of the naive reference. What only packets can show (replies, NAT, reassembly, the
 //! time until a change is enforced) is tested where packets are.
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, unreachable_pub)] // a test may; and nothing reaches into a test binary
 
 #[macro_use]
