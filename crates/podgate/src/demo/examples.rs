@@ -119,6 +119,8 @@ mod tests {
         let mut played: Vec<_> = ALL.iter().map(|e| e.name.to_owned()).collect();
         played.sort();
         assert_eq!(there, played);
+        let table = include_str!("../../../../deploy/examples/README.md");
+        there.iter().for_each(|name| assert!(table.contains(&format!("[{name}]({name})")), "{name}"));
     }
 
     #[test]
