@@ -1,6 +1,7 @@
 //! Packets that are not like others: fragments, forged neighbour discovery, ICMP errors, segments that nobody asked for.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use podgate_sandbox::ProbeKind::{Echo, Udp};
 use podgate_sandbox::{ArrivalKind, Packet, Pod, Probe, Server};
@@ -58,10 +59,27 @@ fn a_forged_neighbour_solicitation_from_afar_is_no_way_in() {
     let solicitation = Packet::neighbour_solicitation(source, destination, destination, [2, 0, 0, 0, 0, 1]);
     client.netns().send(&solicitation.ttl(255)).expect("sent");
     node.expect(&[Probe::open(node.netns().client(), web.v6(), Echo)]);
-    let leaked = capture.wait(std::time::Duration::from_millis(1), |p| {
+    let leaked = capture.wait(Duration::from_millis(1), |p| {
         p.ends() == Some((source.into(), destination.into())) && p.protocol() == Some(58)
     });
     assert!(leaked.is_none(), "neighbour discovery from afar arrived: {leaked:?}");
+}
+
+#[test]
+fn icmpv6_that_conntrack_leaves_out_is_judged_as_sent_where_one_end_is_isolated() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    let capture = web.netns().capture(None).expect("a capture");
+    // Listener reports, discovery from beyond the link, router discovery of RFC 4286.
+    let kinds = [130, 131, 132, 133, 134, 135, 136, 143, 151, 152];
+    for kind in kinds {
+        client.netns().send(&Packet::icmp(client.v6(), web.v6(), kind, 0, b"\0\0\0\0secret")).expect("sent");
+    }
+    node.await_metric("podgate_packets_total{verdict=\"drop\"}", kinds.len() as f64);
+    let leaked = capture.wait(Duration::from_millis(1), |p| {
+        p.ends() == Some((client.v6(), web.v6())) && p.protocol() == Some(58) && p.body()[0] >= 130
+    });
+    assert!(leaked.is_none(), "{leaked:?}");
 }
 
 #[test]
@@ -85,7 +103,7 @@ fn icmp_errors_about_a_permitted_connection_get_back_and_others_do_not() {
     let never = Packet::udp((web.v4(), 999).into(), (client.v4(), 999).into(), b"never sent");
     client.netns().send(&Packet::port_unreachable(client.v4(), &never)).expect("sent");
     node.expect(&[Probe::open(client.client(), web.v4(), Udp(53))]);
-    let leaked = capture.wait(std::time::Duration::from_millis(1), |p| {
+    let leaked = capture.wait(Duration::from_millis(1), |p| {
         p.protocol() == Some(1) && p.ends() == Some((client.v4(), web.v4()))
     });
     assert!(leaked.is_none(), "{leaked:?}");

@@ -288,6 +288,14 @@ pub(crate) fn neighbour_discovery(types: RangeInclusive<u8>) -> Statement {
     statement
 }
 
+/// `meta nfproto ipv6 meta l4proto ipv6-icmp icmpv6 type >= first`
+pub(crate) fn icmpv6_from(first: u8) -> Statement {
+    let mut statement = [family(Family::V6), protocol(libc::IPPROTO_ICMPV6)].concat();
+    statement.push(payload(TRANSPORT_HEADER, 0, 1));
+    statement.push(compare(Operator::GreatherThanEqual, [first]));
+    statement
+}
+
 /// `meta l4proto tcp tcp flags & syn == 0`
 pub(crate) fn tcp_without_syn() -> Statement {
     let mut statement = protocol(libc::IPPROTO_TCP);

@@ -16,7 +16,7 @@ use std::ops::RangeInclusive;
 
 use super::expression::{
     Direction, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address, back,
-    connection_mark, counter, direction, drop, goto, jump, label, local, mark_any, mark_is, neighbour_discovery,
+    connection_mark, counter, direction, drop, goto, icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery,
     not_protocol, protocol, queue, queue_compat, set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
 use crate::marks::{Marks, Way};
@@ -142,6 +142,9 @@ fn divert(marks: &Marks) -> Vec<Rule> {
     let up = || goto("to_queue");
     // Beyond the link, discovery packets would be a covert channel; they can't have hop limit 255 there (RFC 4861).
     let mut rules = vec![rule("divert", [neighbour_discovery(133..=137), accept()])];
+    // Conntrack itself leaves discovery and listener reports out. They are nobody's answer: judged either way round they
+    // would get in wherever only one end is isolated.
+    rules.push(rule("divert", [state(UNTRACKED, true), icmpv6_from(130), say(Way::Original), up()]));
     rules.push(rule("divert", [state(UNTRACKED, true), say(Way::Untracked), up()]));
     for icmp in [libc::IPPROTO_ICMP, libc::IPPROTO_ICMPV6] {
         for (way, says) in [(Direction::Original, Way::RelatedOriginal), (Direction::Reply, Way::RelatedReply)] {
