@@ -103,9 +103,8 @@ fn icmp_errors_about_a_permitted_connection_get_back_and_others_do_not() {
     let never = Packet::udp((web.v4(), 999).into(), (client.v4(), 999).into(), b"never sent");
     client.netns().send(&Packet::port_unreachable(client.v4(), &never)).expect("sent");
     node.expect(&[Probe::open(client.client(), web.v4(), Udp(53))]);
-    let leaked = capture.wait(Duration::from_millis(1), |p| {
-        p.protocol() == Some(1) && p.ends() == Some((client.v4(), web.v4()))
-    });
+    let leaked = capture
+        .wait(Duration::from_millis(1), |p| p.protocol() == Some(1) && p.ends() == Some((client.v4(), web.v4())));
     assert!(leaked.is_none(), "{leaked:?}");
 }
 

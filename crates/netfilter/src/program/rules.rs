@@ -16,8 +16,9 @@ use std::ops::RangeInclusive;
 
 use super::expression::{
     Direction, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address, back,
-    connection_mark, counter, direction, drop, goto, icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery,
-    not_protocol, protocol, queue, queue_compat, set_connection_mark, set_label, set_mark, state, tcp_without_syn,
+    connection_mark, counter, direction, drop, goto, icmpv6_from, jump, label, local, mark_any, mark_is,
+    neighbour_discovery, not_protocol, protocol, queue, queue_compat, set_connection_mark, set_label, set_mark, state,
+    tcp_without_syn,
 };
 use crate::marks::{Marks, Way};
 
