@@ -3,7 +3,7 @@
 use podgate_sandbox::ProbeKind::{Tcp, Udp};
 use podgate_sandbox::{ArrivalKind, Packet, PodOptions, Probe};
 
-use crate::kit::{LONG, Node, pod_file, policy};
+use crate::kit::{LONG, Node, pair, pod_file, policy};
 
 const WEB_FROM_FRIENDS: &str =
     "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {friend: 'yes'}}}]}]}";
@@ -50,6 +50,33 @@ fn an_address_whose_route_goes_away_is_nobodys_until_a_pod_claims_it() {
     node.expect(&[Probe::closed(new.client(), web.v4(), Tcp(80))]);
     node.enforced(|| node.tell(&new));
     node.expect(&[Probe::open(new.client(), web.v4(), Tcp(80)), Probe::open(new.client(), web.v6(), Tcp(80))]);
+}
+
+#[test]
+fn a_pod_whose_link_was_down_for_a_while_has_its_addresses_again_when_their_routes_are_back() {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    node.start(&[]);
+    let routes: Vec<String> = [("-4", web.v4()), ("-6", web.v6())]
+        .map(|(family, address)| {
+            let routes = node.command("ip", &[family, "route"]).1;
+            let route = routes.lines().find(|r| r.split(' ').next() == Some(&*address.to_string())).expect("a route");
+            format!("{family} route replace {route}")
+        })
+        .into();
+    let link = routes[0].split(' ').skip_while(|word| *word != "dev").nth(1).expect("a link");
+    let ip = |words: &str| {
+        let (ok, said) = node.command("ip", &words.split_whitespace().collect::<Vec<_>>());
+        assert!(ok, "{words}: {said}");
+    };
+    ip(&format!("link set {link} down"));
+    node.await_metric("podgate_addresses_gone_total", 2.0);
+    ip(&format!("link set {link} up"));
+    routes.iter().for_each(|route| ip(route));
+    for address in [web.v4(), web.v6()] {
+        node.agent().await_line(&format!("is back over the same link: it is the pod's again address={address}"));
+    }
+    // Of IPv6 more than the route went with the link: its own addresses.
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80))]);
 }
 
 #[test]

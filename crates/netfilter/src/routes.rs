@@ -28,6 +28,10 @@ pub struct RouteWatch {
     ask: Channel,
     /// Routes that stand: (address, table) → outgoing link.
     known: HashMap<Key, Option<u32>>,
+    /// Routes that went because their link was set down, and no route to the address came since → that link.
+    down: HashMap<Key, u32>,
+    /// Addresses whose routes came back, until they are asked for.
+    back: Vec<IpAddr>,
     waker: Waker,
 }
 
@@ -35,7 +39,9 @@ pub struct RouteWatch {
 enum Event {
     Came(Key, Option<u32>),
     Went(Key),
-    /// The link is gone or down. The kernel drops its IPv4 routes without a word (`fib_flush`).
+    /// The link is down. The kernel drops its IPv4 routes without a word (`fib_flush`).
+    LinkDown(u32),
+    /// The link is gone.
     LinkWent(u32),
 }
 
@@ -49,7 +55,7 @@ impl RouteWatch {
         let mut ask = Channel::open(NETLINK_ROUTE)?;
         let known = list(&mut ask)?;
         let waker = Waker::new().map_err(|e| Error::io("make an eventfd", e))?;
-        Ok(Self { watch, ask, known, waker })
+        Ok(Self { watch, ask, known, down: HashMap::new(), back: Vec::new(), waker })
     }
 
     /// Ends the wait from another thread.
@@ -57,19 +63,25 @@ impl RouteWatch {
         self.waker.clone()
     }
 
-    /// Waits until host routes go away; the addresses that they led to, each once. Empty if the waker was used, but not
-    /// before all that went until then was told.
+    /// Waits until host routes go away; the addresses that they led to, each once. Empty if routes only came
+    /// [back](Self::back) or the waker was used, but not before all that went until then was told.
     pub fn gone(&mut self) -> Result<Vec<IpAddr>, Error> {
         let failed = |error| Error::io("watch routes", error);
         loop {
             let mut gone = self.drain()?;
-            if !gone.is_empty() || self.waker.take() {
+            if !gone.is_empty() || !self.back.is_empty() || self.waker.take() {
                 gone.sort_unstable();
                 gone.dedup();
                 return Ok(gone);
             }
             self.watch.wait(&self.waker).map_err(failed)?;
         }
+    }
+
+    /// Addresses of those that went whose route has come back since, over the same link, which was down and never gone:
+    /// whoever had the address still has it. (Its next user has a link of its own.) Each is told once, and went before.
+    pub fn back(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.back)
     }
 
     /// Reads all notices that wait.
@@ -92,26 +104,48 @@ impl RouteWatch {
             match event {
                 Event::Came(key, link) => {
                     self.known.insert(key, link);
+                    if self.down.remove(&key).is_some_and(|before| link == Some(before)) {
+                        self.back.push(key.0);
+                    }
                 }
                 Event::Went(key) => {
                     self.known.remove(&key);
                     gone.push(key.0);
                 }
-                Event::LinkWent(index) => self.known.retain(|key, link| {
-                    let stays = *link != Some(index);
-                    if !stays {
-                        gone.push(key.0);
-                    }
-                    stays
-                }),
+                Event::LinkDown(index) => {
+                    let lost: Vec<Key> = self.over(index);
+                    self.down.extend(lost.iter().map(|key| (*key, index)));
+                    gone.extend(self.lose(lost));
+                }
+                Event::LinkWent(index) => {
+                    self.down.retain(|_, link| *link != index);
+                    let lost = self.over(index);
+                    gone.extend(self.lose(lost));
+                }
             }
+            self.back.retain(|address| !gone.contains(address) || self.known.keys().any(|key| key.0 == *address));
         }
         gone
+    }
+
+    /// The routes over a link.
+    fn over(&self, index: u32) -> Vec<Key> {
+        self.known.iter().filter(|(_, link)| **link == Some(index)).map(|(key, _)| *key).collect()
+    }
+
+    fn lose(&mut self, routes: Vec<Key>) -> impl Iterator<Item = IpAddr> {
+        routes.into_iter().map(|key| {
+            self.known.remove(&key);
+            key.0
+        })
     }
 
     /// Notices were lost: what stands now tells what went.
     fn compare(&mut self) -> Result<Vec<IpAddr>, Error> {
         let now = list(&mut self.ask)?;
+        // Whether a link went meanwhile is not known either.
+        self.down.clear();
+        self.back.clear();
         let gone = self.known.keys().filter(|key| !now.contains_key(key)).map(|key| key.0).collect();
         self.known = now;
         Ok(gone)
@@ -145,7 +179,7 @@ fn event(message: &Received<'_>) -> Option<Event> {
         RouteNetlinkMessage::NewRoute(route) => host_route(&route).map(|(key, link)| Event::Came(key, link)),
         RouteNetlinkMessage::DelRoute(route) => host_route(&route).map(|(key, _)| Event::Went(key)),
         RouteNetlinkMessage::DelLink(link) => Some(Event::LinkWent(link.header.index)),
-        RouteNetlinkMessage::NewLink(link) if is_down(&link) => Some(Event::LinkWent(link.header.index)),
+        RouteNetlinkMessage::NewLink(link) if is_down(&link) => Some(Event::LinkDown(link.header.index)),
         _ => None,
     }
 }

@@ -212,3 +212,23 @@ fn a_watch_on_routes_that_lost_notices_compares() {
     node.at.sh("ip route del 10.1.0.2");
     assert_eq!(watch.gone().unwrap(), [v4(2)]);
 }
+
+#[test]
+fn only_a_route_that_its_links_being_down_took_away_comes_back() {
+    let node = Node::new();
+    let _pods = [node.pod(2), node.pod(3), node.pod(4), node.pod(5)];
+    let mut watch = node.at.run(|| RouteWatch::new().unwrap());
+    let flap = |link: &str| node.at.sh(&format!("ip link set {link} down; ip link set {link} up"));
+    flap("veth2");
+    node.at.sh("ip route add 10.1.0.2 dev veth2");
+    // Taken away by itself; given to another link; back, and gone for good.
+    node.at.sh("ip route del 10.1.0.3; ip route add 10.1.0.3 dev veth3");
+    flap("veth4");
+    node.at.sh("ip route add 10.1.0.4 dev veth3");
+    flap("veth5");
+    node.at.sh("ip route add 10.1.0.5 dev veth5; ip route del 10.1.0.5");
+    watch.waker().wake();
+    let gone = watch.gone().unwrap();
+    assert!([v4(2), v4(3), v4(4), v4(5)].iter().all(|address| gone.contains(address)), "{gone:?}");
+    assert_eq!(watch.back(), [v4(2)]);
+}

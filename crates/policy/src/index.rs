@@ -134,6 +134,12 @@ impl Index {
         self.void_claims(address.into());
     }
 
+    /// The address' link or route is back, and is the one that went: whoever had it before [`Index::forget_address`] has
+    /// it again.
+    pub fn recall_address(&mut self, address: IpAddr) {
+        self.revive_claims(address.into());
+    }
+
     /// From now on an address of the pod ranges that no pod is known to have is denied
     /// ([`Cause::Unknown`](podgate_engine::Cause::Unknown)), also where all pods are local: what an agent wants, and
     /// `podgate test` does not. `fixed`, if there are any, are the ranges instead of those of Node objects.

@@ -53,6 +53,8 @@ pub(crate) struct News {
     warnings: BTreeSet<Warning>,
     bridges: Option<telemetry::Hold>,
     kernel: Option<telemetry::Hold>,
+    /// Connections that are forbidden by now may still be remembered as accepted.
+    unjudged: Option<telemetry::Hold>,
     /// [`Input::TryAgain`] is on its way.
     trying_again: bool,
     checked_bridges: BTreeSet<IpAddr>,
@@ -76,7 +78,11 @@ impl Control {
                 Input::Source(event) => self.take_event(event, pending),
                 Input::Stop(why) => return Err(why),
                 // Nothing is enforced yet that these could concern.
-                Input::RoutesGone(_) | Input::RulesetChanged(_) | Input::TryAgain | Input::LooseOver => {}
+                Input::RoutesGone(_)
+                | Input::RoutesBack(_)
+                | Input::RulesetChanged(_)
+                | Input::TryAgain
+                | Input::LooseOver => {}
             }
         }
         Err("the source ended")
@@ -94,6 +100,7 @@ impl Control {
                 match input {
                     Input::Source(event) => self.take_event(event, &mut pending),
                     Input::RoutesGone(addresses) => self.forget(&addresses, &mut pending),
+                    Input::RoutesBack(addresses) => self.recall(&addresses, &mut pending),
                     Input::RulesetChanged(guard) => self.undo_others(guard, kernel),
                     Input::TryAgain => self.try_again(kernel),
                     Input::LooseOver => self.be_strict(),
@@ -121,8 +128,8 @@ impl Control {
 
     /// What is to be done after a build is in use and the kernel follows it: connections, bridges, telemetry.
     pub(crate) fn settle(&mut self, build: &Build, kernel: &Kernel, pending: Pending, judge_all: bool) {
-        if judge_all || !build.touched.is_empty() {
-            self.judge_again(&build.snapshot);
+        if judge_all || !build.touched.is_empty() || self.news.unjudged.is_some() {
+            self.judge_again(&build.snapshot, kernel);
         }
         self.watch_bridges(kernel);
         self.tell_warnings();
@@ -176,6 +183,10 @@ impl Control {
         if self.news.kernel.is_some() {
             self.mend(kernel);
         }
+        if self.news.unjudged.is_some() {
+            let snapshot = self.publication.current();
+            self.judge_again(&snapshot, kernel);
+        }
     }
 
     fn mend(&mut self, kernel: &mut Kernel) {
@@ -195,6 +206,10 @@ impl Control {
         }
         let reason = format!("the kernel's rules are not as they should be: {error}");
         self.news.kernel = Some(self.state.readiness.hold(reason));
+        self.try_again_later(kernel);
+    }
+
+    fn try_again_later(&mut self, kernel: &Kernel) {
         if !std::mem::replace(&mut self.news.trying_again, true) {
             kernel.try_again_later();
         }
@@ -226,8 +241,19 @@ impl Control {
         pending.noticed.push(Instant::now());
     }
 
+    fn recall(&mut self, addresses: &[IpAddr], pending: &mut Pending) {
+        let mut index = lock(&self.index);
+        for address in addresses {
+            index.recall_address(*address);
+            pending.dirty = true;
+            if let Some(pod) = index.pod_at(*address) {
+                tracing::info!(%address, pod, "the address' route is back over the same link: it is the pod's again");
+            }
+        }
+    }
+
     /// Takes our label off each connection that this snapshot would not accept: its next packet comes up.
-    fn judge_again(&self, snapshot: &Snapshot) {
+    fn judge_again(&mut self, snapshot: &Snapshot, kernel: &Kernel) {
         let mut keep = |tracked: &conntrack::Tracked| {
             let port = match tracked.port {
                 Some(port) => Port::Number(port),
@@ -244,6 +270,7 @@ impl Control {
         };
         match conntrack::revoke(&self.marks, &mut keep) {
             Ok(revoked) => {
+                self.news.unjudged = None;
                 self.state.rejudged_connections.inc_by(revoked.looked_at as u64);
                 self.state.revoked_connections.inc_by(revoked.taken_back as u64);
                 if revoked.taken_back > 0 {
@@ -252,7 +279,12 @@ impl Control {
             }
             Err(error) => {
                 self.state.kernel_errors.inc();
-                tracing::error!(%error, "cannot judge established connections again");
+                if self.news.unjudged.is_none() {
+                    tracing::error!(%error, "cannot judge established connections again; trying again every second");
+                }
+                let reason = format!("established connections could not be judged again: {error}");
+                self.news.unjudged = Some(self.state.readiness.hold(reason));
+                self.try_again_later(kernel);
             }
         }
     }

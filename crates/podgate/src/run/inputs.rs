@@ -18,6 +18,8 @@ pub(crate) enum Input {
     Source(Event),
     /// Host routes to these addresses went away.
     RoutesGone(Vec<IpAddr>),
+    /// These of them are back, over the same links.
+    RoutesBack(Vec<IpAddr>),
     /// Somebody else changed our table, as the guard of this number noticed.
     RulesetChanged(u64),
     /// Time to try once more what failed.
@@ -90,10 +92,11 @@ pub(crate) fn routes(inputs: Sender<Input>) -> Result<()> {
     let work = move || {
         loop {
             match watch.gone() {
-                Ok(addresses) if addresses.is_empty() => {}
-                Ok(addresses) => {
-                    if inputs.blocking_send(Input::RoutesGone(addresses)).is_err() {
-                        return;
+                Ok(gone) => {
+                    for input in [Input::RoutesGone(gone), Input::RoutesBack(watch.back())] {
+                        if inputs.blocking_send(input).is_err() {
+                            return;
+                        }
                     }
                 }
                 Err(error) => {

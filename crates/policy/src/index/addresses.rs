@@ -182,6 +182,17 @@ impl Index {
         self.addresses.dirty.insert(address);
     }
 
+    /// Takes [`Index::void_claims`] back.
+    pub(super) fn revive_claims(&mut self, address: Addr) {
+        let Some(claims) = self.addresses.claims.get(&address) else { return };
+        for pod in claims.pods.as_slice() {
+            if let Some(pod) = self.pods.get_mut(*pod) {
+                pod.void.retain(|void| *void != address);
+            }
+        }
+        self.addresses.dirty.insert(address);
+    }
+
     /// The pod that owns the address: of those that claim it the newest; among equals one that is not terminating,
     /// then the greater namespace and name, so that the order of arrival never matters.
     pub(super) fn owner(&self, address: Addr) -> Option<PodId> {
