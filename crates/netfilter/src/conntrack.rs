@@ -96,11 +96,15 @@ fn look(marks: &Marks, spare: Option<&Marks>, keep: &mut dyn FnMut(&Tracked) -> 
     })?;
     // `keep` is asked only when the list is whole: an inconsistent dump is read again.
     found.retain(|remembered| !keep(&remembered.tracked));
-    let mut taken = 0;
+    // One that is refused must not keep the others' memory alive.
+    let (mut taken, mut refused) = (0, None);
     for chunk in found.chunks(CHUNK) {
-        taken += take_back(&mut channel, chunk, &label, mark)?;
+        match take_back(&mut channel, chunk, &label, mark) {
+            Ok(connections) => taken += connections,
+            Err(error) => drop(refused.get_or_insert(error)),
+        }
     }
-    Ok(taken)
+    refused.map_or(Ok(taken), Err)
 }
 
 /// A connection that has a bit of ours, with what it takes to name it to the kernel.
