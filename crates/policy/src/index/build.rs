@@ -73,6 +73,8 @@ impl Index {
         let dirty: Vec<Addr> = std::mem::take(&mut self.addresses.dirty).into_iter().collect();
         dirty.iter().for_each(|a| self.settle_owner(*a));
 
+        findings.moved = self.settle_subjects();
+        self.wake_policies();
         let (blocks, repainted) = self.settle_blocks();
         let (pods, gone) = self.settle_identities(&mut findings);
         let compiled = self.compile_subjects(&pods.classes, &blocks.classes, pods.wrapped || blocks.wrapped);
@@ -132,13 +134,18 @@ impl Index {
             stay.push(id);
         }
         let settled = self.pod_terms.settle();
-        findings.moved = stay.iter().copied().filter(|id| self.settle_subject(*id)).collect();
         // A term that became broad changes the classes of profiles whose identities did not change.
         let resettled = |index: &Self, id: &IdentityId| settled.profiles.contains(&index.identities.get(*id).profile);
         let others = self.identities.ids().filter(|_| settled.reclassified);
         let others: Vec<_> = others.filter(|id| resettled(self, id)).collect();
         stay.into_iter().chain(others).for_each(|id| self.settle_group(id));
         (settled, gone)
+    }
+
+    /// Puts identities into their subject classes, and gives those that are in another one than before.
+    fn settle_subjects(&mut self) -> Vec<IdentityId> {
+        let dirty: Vec<IdentityId> = self.identities.dirty.iter().copied().collect();
+        dirty.into_iter().filter(|id| self.settle_subject(*id)).collect()
     }
 
     /// Puts an identity into its subject class, and tells whether it is another than before.

@@ -1,4 +1,10 @@
 //! Policies as the compiler needs them: rules whose peers are terms and whose ports are spans.
+//!
+//! Only policies that are about local pods are compiled; the others sleep. A node has pods of few policies, and the
+//! peers that only others' policies tell apart would make classes (and rules with counters) that no table here needs.
+//!
+//! Only policies that are about local pods are compiled; the others sleep. A node has pods of few policies, and the
+//! peers that only others' policies tell apart would make classes (and rule numbers) that no table here needs.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -50,8 +56,13 @@ pub(crate) struct Policy {
     pub(crate) priority: i32,
     pub(crate) namespace: NamespaceId,
     pub(crate) subject: SelectorId,
-    pub(crate) ingress: Side,
-    pub(crate) egress: Side,
+    /// What it is compiled from when it wakes.
+    spec: PolicySpec,
+    /// It is compiled, as some local pod is its subject.
+    awake: bool,
+    /// Nothing while it sleeps.
+    ingress: Side,
+    egress: Side,
 }
 
 impl Policy {
@@ -74,11 +85,6 @@ impl Policy {
             .then_with(|| self.key.namespace.cmp(&other.key.namespace))
             .then_with(|| self.key.name.cmp(&other.key.name))
             .then_with(|| self.key.kind.cmp(&other.key.kind))
-    }
-
-    fn says_the_same(&self, other: &Self) -> bool {
-        (self.tier, self.priority, self.subject, &self.ingress, &self.egress)
-            == (other.tier, other.priority, other.subject, &other.ingress, &other.egress)
     }
 }
 
@@ -147,30 +153,56 @@ impl Index {
 
     /// Puts a policy in force, in the place of the one of its name.
     fn enforce(&mut self, spec: &PolicySpec) {
-        let policy = self.compile(spec);
         let known = self.policies.by_key.get(&spec.key).copied();
+        if known.is_some_and(|id| self.policies.get(id).spec == *spec) {
+            return;
+        }
+        let mut policy = self.asleep(spec);
+        if self.subjects.is_local(policy.subject) {
+            self.compile(&mut policy);
+        }
         let id = known.unwrap_or_else(|| {
             self.policies.free.pop().unwrap_or_else(|| {
                 self.policies.slots.push(None);
                 self.policies.slots.len() as PolicyId - 1
             })
         });
+        // What stays was acquired before it is released, so that it keeps its number.
         let old = self.policies.slots[id as usize].take();
-        // What stays is acquired before it is released, so that it keeps its number.
-        if let Some(old) = old {
-            if old.says_the_same(&policy) {
-                self.policies.slots[id as usize] = Some(old);
-                self.release_policy(policy);
-                return;
-            }
-            self.unlink(id, &old);
-            self.link(id, &policy);
-            self.release_policy(old);
+        if let Some(old) = &old {
+            self.unlink(id, old);
+            self.subjects.remove_policy(old.subject, id);
         } else {
             self.policies.by_key.insert(spec.key.clone(), id);
-            self.link(id, &policy);
         }
+        self.link(id, &policy);
+        self.subjects.add_policy(policy.subject, id);
         self.policies.slots[id as usize] = Some(policy);
+        if let Some(old) = old {
+            self.release_policy(old);
+        }
+    }
+
+    /// Wakes the policies whose first local subject came, and puts to sleep those whose last one went.
+    pub(super) fn wake_policies(&mut self) {
+        for selector in self.subjects.take_toggled() {
+            let awake = self.subjects.is_local(selector);
+            for id in self.subjects.policies_of(selector).to_vec() {
+                let Some(mut policy) = self.policies.slots[id as usize].take() else { continue };
+                match awake {
+                    true if !policy.awake => {
+                        self.compile(&mut policy);
+                        self.link(id, &policy);
+                    }
+                    false if policy.awake => {
+                        self.unlink(id, &policy);
+                        self.release_sides(&mut policy);
+                    }
+                    _ => {}
+                }
+                self.policies.slots[id as usize] = Some(policy);
+            }
+        }
     }
 
     /// Takes a policy out of force.
@@ -179,6 +211,7 @@ impl Index {
             && let Some(old) = self.policies.slots[id as usize].take()
         {
             self.unlink(id, &old);
+            self.subjects.remove_policy(old.subject, id);
             self.release_policy(old);
             self.policies.free.push(id);
         }
@@ -189,7 +222,6 @@ impl Index {
             rule.pods.iter().for_each(|t| self.pod_terms.add_user(*t, id));
             rule.blocks.iter().for_each(|t| self.block_terms.add_user(*t, id));
         }
-        self.subjects.add_policy(policy.subject, id);
     }
 
     fn unlink(&mut self, id: PolicyId, policy: &Policy) {
@@ -197,21 +229,38 @@ impl Index {
             rule.pods.iter().for_each(|t| self.pod_terms.remove_user(*t, id));
             rule.blocks.iter().for_each(|t| self.block_terms.remove_user(*t, id));
         }
-        self.subjects.remove_policy(policy.subject, id);
     }
 
-    fn compile(&mut self, spec: &PolicySpec) -> Policy {
+    fn asleep(&mut self, spec: &PolicySpec) -> Policy {
         let namespace = self.namespaces.acquire(&mut self.symbols, &spec.key.namespace);
         let selector = self.pod_selector(namespace, &spec.subject.namespaces, &spec.subject.pods);
-        let subject = self.acquire_subject_selector(selector);
-        let tier = spec.tier.into_engine();
-        let ingress = self.compile_side(spec, namespace, podgate_api::Direction::Ingress);
-        let egress = self.compile_side(spec, namespace, podgate_api::Direction::Egress);
-        Policy { key: spec.key.clone(), tier, priority: spec.priority, namespace, subject, ingress, egress }
+        Policy {
+            key: spec.key.clone(),
+            tier: spec.tier.into_engine(),
+            priority: spec.priority,
+            namespace,
+            subject: self.acquire_subject_selector(selector),
+            spec: spec.clone(),
+            awake: false,
+            ingress: Side::default(),
+            egress: Side::default(),
+        }
     }
 
-    fn release_policy(&mut self, policy: Policy) {
-        for side in [&policy.ingress, &policy.egress] {
+    fn compile(&mut self, policy: &mut Policy) {
+        policy.ingress = self.compile_side(&policy.spec, policy.namespace, podgate_api::Direction::Ingress);
+        policy.egress = self.compile_side(&policy.spec, policy.namespace, podgate_api::Direction::Egress);
+        policy.awake = true;
+    }
+
+    fn release_policy(&mut self, mut policy: Policy) {
+        self.release_sides(&mut policy);
+        self.release_subject_selector(policy.subject);
+        self.namespaces.release(&mut self.symbols, policy.namespace);
+    }
+
+    fn release_sides(&mut self, policy: &mut Policy) {
+        for side in [std::mem::take(&mut policy.ingress), std::mem::take(&mut policy.egress)] {
             side.default_deny.iter().for_each(|r| self.rules.release(&mut self.tables, *r));
             for rule in &side.rules {
                 self.rules.release(&mut self.tables, rule.id);
@@ -220,8 +269,7 @@ impl Index {
                 rule.names.iter().for_each(|n| self.port_sets.release_name(&mut self.symbols, *n));
             }
         }
-        self.release_subject_selector(policy.subject);
-        self.namespaces.release(&mut self.symbols, policy.namespace);
+        policy.awake = false;
     }
 
     fn pod_selector(

@@ -49,6 +49,8 @@ pub(crate) struct Subjects {
     selectors: Vec<SubjectSelector>,
     /// Those to compile anew.
     dirty: FxHashSet<SubjectId>,
+    /// Selectors that got their first class, or lost their last one.
+    toggled: FxHashSet<SelectorId>,
     judging_input: usize,
 }
 
@@ -57,7 +59,14 @@ impl Default for Subjects {
         let mut keys = Interner::default();
         keys.acquire(SubjectKey::default());
         let classes = vec![SubjectClass::default()];
-        Self { keys, classes, selectors: Vec::new(), dirty: FxHashSet::default(), judging_input: 0 }
+        Self {
+            keys,
+            classes,
+            selectors: Vec::new(),
+            dirty: FxHashSet::default(),
+            toggled: FxHashSet::default(),
+            judging_input: 0,
+        }
     }
 }
 
@@ -74,6 +83,21 @@ impl Subjects {
         let selector = entry(&mut self.selectors, selector);
         selector.policies.retain(|p| *p != policy);
         self.dirty.extend(&selector.classes);
+    }
+
+    /// Whether some local pod is selected, as of the last time that subjects were settled.
+    pub(crate) fn is_local(&self, selector: SelectorId) -> bool {
+        self.selectors.get(selector as usize).is_some_and(|s| !s.classes.is_empty())
+    }
+
+    /// Selectors of which that may have changed.
+    pub(crate) fn take_toggled(&mut self) -> FxHashSet<SelectorId> {
+        std::mem::take(&mut self.toggled)
+    }
+
+    /// The policies with this subject.
+    pub(crate) fn policies_of(&self, selector: SelectorId) -> &[PolicyId] {
+        self.selectors.get(selector as usize).map_or(&[], |s| &s.policies)
     }
 
     /// The classes with this selector.
@@ -157,7 +181,11 @@ impl Index {
         if new {
             *entry(&mut self.subjects.classes, class) = SubjectClass::default();
             for selector in key.selectors.iter() {
-                entry(&mut self.subjects.selectors, *selector).classes.insert(class);
+                let classes = &mut entry(&mut self.subjects.selectors, *selector).classes;
+                if classes.is_empty() {
+                    self.subjects.toggled.insert(*selector);
+                }
+                classes.insert(class);
             }
             self.subjects.dirty.insert(class);
         }
@@ -173,7 +201,11 @@ impl Index {
         self.subjects.classes[class as usize].identities.remove(&id);
         if let Some(key) = self.subjects.keys.release(class) {
             for selector in key.selectors.iter() {
-                self.subjects.selectors[*selector as usize].classes.remove(&class);
+                let classes = &mut self.subjects.selectors[*selector as usize].classes;
+                classes.remove(&class);
+                if classes.is_empty() {
+                    self.subjects.toggled.insert(*selector);
+                }
             }
             self.subjects.set(class, Exposure::default(), false);
             self.subjects.dirty.remove(&class);
