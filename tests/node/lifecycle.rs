@@ -101,6 +101,22 @@ fn without_the_capability_it_ends_with_one_clear_line() {
 }
 
 #[test]
+fn manifests_that_cannot_be_followed_are_a_failure_and_leave_the_rules() {
+    use std::os::unix::fs::PermissionsExt;
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    node.kill();
+    let mode = |mode| std::fs::set_permissions(node.directory(), std::fs::Permissions::from_mode(mode)).expect("set");
+    mode(0o000);
+    let agent = Agent::start_without(node.netns(), node.directory(), "dac_override,-dac_read_search");
+    let (ok, said) = agent.ended();
+    assert!(!ok && said.contains("cannot be followed"), "{said}");
+    mode(0o700);
+    assert!(table(&node));
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81))]);
+}
+
+#[test]
 fn the_nfq_crate_serves_as_well() {
     let (mut node, web, client, _server) = shop();
     node.start(&["--receiver", "nfq", "--queues", "3"]);

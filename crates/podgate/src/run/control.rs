@@ -20,7 +20,7 @@ use podgate_policy::{Build, Index, Warning};
 use podgate_watch::{Event, Problem};
 use tokio::sync::mpsc;
 
-use super::inputs::{self, Input};
+use super::inputs::{self, End, Input};
 use super::kernel::Kernel;
 use crate::telemetry;
 use crate::worker::Workers;
@@ -71,12 +71,12 @@ pub(crate) struct Pending {
 
 impl Control {
     /// Takes in all that the source knows at the start; false if it ended before.
-    pub(crate) fn first_world(&mut self, pending: &mut Pending) -> Result<(), &'static str> {
+    pub(crate) fn first_world(&mut self, pending: &mut Pending) -> Result<(), End> {
         while let Some(input) = self.inputs.blocking_recv() {
             match input {
                 Input::Source(Event::Synced) => return Ok(()),
                 Input::Source(event) => self.take_event(event, pending),
-                Input::Stop(why) => return Err(why),
+                Input::Stop(end) => return Err(end),
                 // Nothing is enforced yet that these could concern.
                 Input::RoutesGone(_)
                 | Input::RoutesBack(_)
@@ -85,11 +85,11 @@ impl Control {
                 | Input::LooseOver => {}
             }
         }
-        Err("the source ended")
+        Err(End::Failed("the source ended"))
     }
 
     /// Enforces each change until told to stop; gives the reason.
-    pub(crate) fn follow(&mut self, kernel: &mut Kernel) -> &'static str {
+    pub(crate) fn follow(&mut self, kernel: &mut Kernel) -> End {
         while let Some(first) = self.inputs.blocking_recv() {
             let mut pending = Pending::default();
             let mut next = Some(first);
@@ -104,7 +104,7 @@ impl Control {
                     Input::RulesetChanged(guard) => self.undo_others(guard, kernel),
                     Input::TryAgain => self.try_again(kernel),
                     Input::LooseOver => self.be_strict(),
-                    Input::Stop(why) => return why,
+                    Input::Stop(end) => return end,
                 }
                 room -= 1;
                 next = if room > 0 { self.inputs.try_recv().ok() } else { None };
@@ -113,7 +113,7 @@ impl Control {
                 self.enforce(kernel, pending);
             }
         }
-        "the source ended"
+        End::Failed("the source ended")
     }
 
     /// Makes a build the current snapshot, and waits until every worker uses it.

@@ -27,7 +27,16 @@ pub(crate) enum Input {
     /// The start-up period is over.
     LooseOver,
     /// The agent is to end, and why.
-    Stop(&'static str),
+    Stop(End),
+}
+
+/// Why the agent ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was asked to.
+    Asked(&'static str),
+    /// It cannot go on: whoever started it must see that.
+    Failed(&'static str),
 }
 
 /// Messages that may wait; a source that is faster than the loop waits in turn.
@@ -40,7 +49,7 @@ pub(crate) fn signals(inputs: Sender<Input>) -> Result<()> {
         let inputs = inputs.clone();
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
-                if inputs.send(Input::Stop(why)).await.is_err() {
+                if inputs.send(Input::Stop(End::Asked(why))).await.is_err() {
                     return;
                 }
             }
@@ -57,7 +66,7 @@ pub(crate) fn manifests(directory: PathBuf, inputs: Sender<Input>) {
         if let Err(error) = podgate_watch::manifests::follow(&directory, events).await {
             tracing::error!(%error, "cannot follow {} any more", directory.display());
             // The receiver may be gone already: then the agent is ending anyway.
-            let _ = stopper.send(Input::Stop("the manifests cannot be followed")).await;
+            let _ = stopper.send(Input::Stop(End::Failed("the manifests cannot be followed"))).await;
         }
     });
     tokio::spawn(async move {
@@ -101,6 +110,7 @@ pub(crate) fn routes(inputs: Sender<Input>) -> Result<()> {
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot watch routes any more: addresses that pods leave behind stay known");
+                    let _ = inputs.blocking_send(Input::Stop(End::Failed("routes cannot be watched")));
                     return;
                 }
             }
@@ -122,7 +132,8 @@ pub(crate) fn ruleset(mut guard: Guard, number: u64, inputs: Sender<Input>) -> s
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot watch the ruleset any more");
+                    tracing::error!(%error, "cannot watch the ruleset any more: others' changes would stay");
+                    let _ = inputs.blocking_send(Input::Stop(End::Failed("the ruleset cannot be watched")));
                     return;
                 }
             }

@@ -23,6 +23,7 @@ use podgate_policy::Index;
 use tokio::sync::mpsc;
 
 use self::control::{Control, News, Pending, lock};
+use self::inputs::End;
 use self::kernel::Kernel;
 use self::settings::OnExit;
 pub(crate) use self::settings::RunArgs;
@@ -75,8 +76,8 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
 
     let mut pending = Pending::default();
     let mut events = None;
-    let why = match control.first_world(&mut pending) {
-        Err(why) => why,
+    let ending = match control.first_world(&mut pending) {
+        Err(ending) => ending,
         Ok(()) => {
             // Published before it is installed: from the first diverted packet on, there is somebody to judge it.
             let first = lock(&control.index).build();
@@ -104,15 +105,22 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
             control.follow(&mut kernel)
         }
     };
+    let (End::Asked(why) | End::Failed(why)) = ending;
     tracing::info!(why, "ending");
-    end(args)?;
+    // A failure is no wish to open the node, whatever becomes of its rules when it is asked to end.
+    if let End::Asked(_) = ending {
+        end(args)?;
+    }
     if let Some(workers) = control.workers.take() {
         workers.stop();
     }
     drop(events);
     http.stop();
     runtime.shutdown_background();
-    Ok(ExitCode::SUCCESS)
+    match ending {
+        End::Asked(_) => Ok(ExitCode::SUCCESS),
+        End::Failed(why) => anyhow::bail!("{why}: the agent is to be started again; its rules stay"),
+    }
 }
 
 /// Leaves the kernel as the setting says. The rules go first: a packet that comes while the workers end is not lost.
