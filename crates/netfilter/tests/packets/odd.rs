@@ -121,7 +121,7 @@ fn a_packet_with_ttl_1_does_not_bring_a_forbidden_connection_back() {
 }
 
 #[test]
-fn a_solicitation_from_afar_is_judged_like_any_packet() {
+fn a_solicitation_from_afar_is_judged_as_sent() {
     let node = Node::new();
     let (a, b) = (node.pod(2), node.pod(3));
     let _program = program(&node, settings(), &[]);
@@ -138,7 +138,7 @@ fn a_solicitation_from_afar_is_judged_like_any_packet() {
         from.set_unicast_hops_v6(hops).unwrap();
         from.send_to(&solicitation, &SocketAddr::new(v6(3), 0).into()).unwrap();
         let seen = reader.next();
-        assert_eq!((seen.way, seen.protocol, seen.rest[0]), (Some(Way::Untracked), 58, 135));
+        assert_eq!((seen.way, seen.protocol, seen.rest[0]), (Some(Way::Original), 58, 135));
     }
     drop(to);
     // That of neighbours does not come up: else this, which needs it both ways, would not arrive.
