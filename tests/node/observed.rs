@@ -1,7 +1,7 @@
 //! What people and Prometheus see: counters by rule, readiness with reasons, broken files, denies.
 
-use podgate_sandbox::Probe;
 use podgate_sandbox::ProbeKind::Tcp;
+use podgate_sandbox::{PodOptions, Probe};
 
 use crate::kit::{Node, deny_all, pair, web_on};
 
@@ -96,4 +96,13 @@ fn readiness_and_health_are_told() {
     assert_eq!(node.get("/healthz").0, 200);
     assert_eq!(node.get("/readyz").0, 200);
     assert_eq!(node.get("/elsewhere").0, 404);
+}
+
+#[test]
+fn a_node_without_pods_of_its_own_is_told() {
+    let mut node = Node::new();
+    let pod = node.host.pod(PodOptions::new("shop/web")).expect("a pod");
+    node.write("pod.yaml", &pod.manifest().replace("nodeName: node", "nodeName: another"));
+    node.start(&[]);
+    node.agent().await_line("no pod has spec.nodeName node");
 }

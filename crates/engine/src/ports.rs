@@ -133,7 +133,8 @@ fn take(spans: &mut Vec<PortSpan>, span: PortSpan, mut taken: impl FnMut(PortSpa
 #[inline]
 pub(crate) fn lookup(segments: &[Segment], key: u32) -> u32 {
     let above = match segments.len() {
-        0..=8 => segments.iter().take_while(|s| s.start <= key).count(),
+        // All of them, without a branch that depends on the key: few are cheaper than one wrong guess.
+        0..=16 => segments.iter().filter(|s| s.start <= key).count(),
         _ => segments.partition_point(|s| s.start <= key),
     };
     above.checked_sub(1).and_then(|i| segments.get(i)).map_or(NO_RANK, |s| s.rank)

@@ -60,6 +60,11 @@ impl Kernel {
         !self.pod_ranges.is_empty()
     }
 
+    /// Whether no local pod has an address.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.exposure.is_empty()
+    }
+
     /// Local pod addresses that some policy is about.
     pub(crate) fn exposed(&self) -> impl Iterator<Item = IpAddr> {
         self.exposure.iter().filter(|(_, e)| e.ingress || e.egress).map(|(a, _)| *a)

@@ -101,6 +101,12 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
                 policies = state.policies.get(),
                 "the manifests are in force"
             );
+            if let Some(node) = args.node.as_ref().filter(|_| state.pods.get() > 0 && kernel.is_empty()) {
+                tracing::warn!(
+                    "no pod has spec.nodeName {node} and an address: nothing is enforced here yet (without --node, every \
+                     pod in the manifests is a subject)"
+                );
+            }
             inputs::strict_after(args.loose(), sender);
             control.follow(&mut kernel)
         }
