@@ -95,7 +95,11 @@ fn taking_over_keeps_base_chains_and_sets_and_rewrites_rules() {
     assert_eq!((elements(&at, "ranges4"), elements(&at, "open_ingress4")), ("10.1.0.0/24".into(), "10.1.0.2".into()));
     let after = at.sh("nft -a list table inet podgate");
     assert_ne!(after, before);
-    let words = |text: &str| at.sh(&format!("cat <<'X' | sed 's/ # handle.*//'\n{text}\nX"));
+    // The queue differs, as it should; nft can print it only where iptables is installed (or the kernel has its own).
+    let words = |text: &str| {
+        let lines = text.lines().map(|l| l.split(" # handle").next().unwrap_or_default().trim());
+        lines.filter(|l| !l.is_empty() && !l.starts_with("queue ")).collect::<Vec<_>>().join("\n")
+    };
     assert_eq!(words(&after), words(&before), "the same rules, one of each");
     assert!(after.contains("ct direction reply return"), "judging of input went on");
     assert!(program.intact().unwrap());
