@@ -80,7 +80,10 @@ impl Publication {
                 }
             }
         }
-        self.free_unused();
+        // Each reader was seen past the older ones, and whoever enters since loads the current one. To look at the
+        // states again would keep a snapshot only because some reader is just entering.
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|snapshot| snapshot.generation() >= generation);
     }
 
     /// Frees the retired snapshots that no reader works with.
