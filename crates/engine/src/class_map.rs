@@ -5,6 +5,9 @@
 pub(crate) struct ClassMap {
     slots: Box<[(u32, u32)]>,
     used: usize,
+    /// A bit for each hash that a class in here has: most look-ups find nothing, and end here, without a look into the
+    /// slots (which are a cache line further away).
+    filter: [u64; 4],
 }
 
 /// No class has this number.
@@ -12,7 +15,7 @@ const VACANT: u32 = 0;
 
 impl ClassMap {
     pub(crate) fn new() -> Self {
-        Self { slots: Box::new([]), used: 0 }
+        Self { slots: Box::new([]), used: 0, filter: [0; 4] }
     }
 
     pub(crate) fn used(&self) -> usize {
@@ -29,11 +32,21 @@ impl ClassMap {
         (u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
     }
 
+    /// The hash's bit in the filter. Its upper bits: the lower ones choose the slot.
+    #[inline]
+    fn filtered(start: usize) -> (usize, u64) {
+        (start >> 30 & 3, 1 << (start >> 24 & 63))
+    }
+
     /// The class' value.
     #[inline]
     pub(crate) fn get(&self, key: u32) -> Option<u32> {
         let mask = self.slots.len().wrapping_sub(1);
         let start = Self::start(key);
+        let (word, bit) = Self::filtered(start);
+        if self.filter[word] & bit == 0 {
+            return None;
+        }
         for i in 0..self.slots.len() {
             match self.slots.get(start.wrapping_add(i) & mask) {
                 Some((VACANT, _)) | None => return None,
@@ -58,6 +71,8 @@ impl ClassMap {
     fn place(&mut self, key: u32, value: u32) {
         let mask = self.slots.len().wrapping_sub(1);
         let start = Self::start(key);
+        let (word, bit) = Self::filtered(start);
+        self.filter[word] |= bit;
         for i in 0..self.slots.len() {
             if let Some(slot) = self.slots.get_mut(start.wrapping_add(i) & mask)
                 && (slot.0 == VACANT || slot.0 == key)
