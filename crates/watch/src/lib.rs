@@ -4,4 +4,4 @@
 pub mod manifests;
 mod source;
 
-pub use source::{Event, Problem};
+pub use source::{Event, FreshState, Freshness, Problem};

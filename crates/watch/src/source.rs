@@ -1,6 +1,6 @@
 //! What a source of truth tells.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use podgate_api::{Change, ObjectKey};
 
@@ -18,6 +18,8 @@ pub enum Event {
     Synced,
     /// The full list of what is wrong at the source now (empty: all well again).
     Problems(Vec<Problem>),
+    /// How fresh each resource of the source is now: the full list, told whenever one of them changes.
+    Freshness(Vec<Freshness>),
 }
 
 /// Something at the source that could not be used.
@@ -29,4 +31,36 @@ pub struct Problem {
     pub object: Option<ObjectKey>,
     /// What is wrong, what is in force instead, and what to do.
     pub message: String,
+}
+
+/// How fresh what is known of one resource is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freshness {
+    /// The resource, as a person would name it: `pods`, `networkpolicies.networking.k8s.io`, `manifests DIR`.
+    pub resource: String,
+    /// Its state.
+    pub state: FreshState,
+}
+
+/// The state of one resource of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FreshState {
+    /// It is being read from its beginning; what was known before stays in force meanwhile.
+    Listing,
+    /// It is known, and each change of it is told as it happens.
+    Live,
+    /// The API server does not have this kind of object.
+    Absent,
+    /// It can't be read; what was known before stays in force.
+    Failing {
+        /// Since when.
+        since: SystemTime,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// It is known only as it was saved on disk by an earlier run.
+    Restored {
+        /// When it was saved.
+        saved: SystemTime,
+    },
 }

@@ -223,7 +223,7 @@ impl Control {
                 pending.dirty = true;
                 pending.noticed.push(noticed);
             }
-            Event::Synced => {}
+            Event::Synced | Event::Freshness(_) => {}
             Event::Problems(problems) => self.tell_problems(problems),
         }
     }

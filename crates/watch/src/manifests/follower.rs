@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::files;
 use super::store::Store;
 use super::watches::{Hint, Watches};
-use crate::{Event, Problem};
+use crate::{Event, FreshState, Freshness, Problem};
 
 /// How long a file may be away before its objects are. Editors (and `git checkout`) save by moving the old file away
 /// and writing a new one of the same name: its policies must not be out of force in between. The new file's creation,
@@ -34,6 +34,12 @@ pub(super) struct Follower {
     /// The problems last told.
     told: Vec<Problem>,
     synced: bool,
+    /// `manifests DIR`.
+    resource: String,
+    /// Since when the directory itself can't be read, and why.
+    unreadable: Option<(SystemTime, String)>,
+    /// The state last told.
+    fresh: Option<FreshState>,
 }
 
 #[derive(Debug)]
@@ -48,6 +54,7 @@ impl Follower {
     pub(super) fn new(root: PathBuf) -> io::Result<(Self, OwnedFd)> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", root.display()));
         std::fs::read_dir(&root).map_err(named)?;
+        let resource = format!("manifests {}", root.display());
         let (watches, readable) = Watches::new(root)?;
         let follower = Self {
             watches,
@@ -59,6 +66,9 @@ impl Follower {
             noticed: Some(Instant::now()),
             told: Vec::new(),
             synced: false,
+            resource,
+            unreadable: None,
+            fresh: None,
         };
         Ok((follower, readable))
     }
@@ -110,6 +120,8 @@ impl Follower {
 
     fn tell(&mut self, noticed: Option<Instant>) -> Vec<Event> {
         let mut events = Vec::new();
+        let begins = self.fresh.is_none();
+        events.extend(begins.then(|| self.freshness(FreshState::Listing)));
         let changes = self.store.changes();
         if !changes.is_empty() {
             events.push(Event::Changes { changes, noticed: noticed.unwrap_or_else(Instant::now) });
@@ -123,7 +135,20 @@ impl Follower {
             self.synced = true;
             events.push(Event::Synced);
         }
+        let state = match &self.unreadable {
+            Some((since, why)) => FreshState::Failing { since: *since, why: why.clone() },
+            None if self.synced => FreshState::Live,
+            None => FreshState::Listing,
+        };
+        if self.fresh.as_ref() != Some(&state) {
+            events.push(self.freshness(state));
+        }
         events
+    }
+
+    fn freshness(&mut self, state: FreshState) -> Event {
+        self.fresh = Some(state.clone());
+        Event::Freshness(vec![Freshness { resource: self.resource.clone(), state }])
     }
 
     fn drain(&mut self) -> io::Result<()> {
@@ -180,6 +205,11 @@ impl Follower {
     /// Looks at the whole tree anew. Should it be gone, or a part of it be unreadable, the last state of that stays.
     fn rescan(&mut self) {
         let found = self.watches.rescan();
+        let failed = found.unreadable.iter().find(|(path, _)| path == self.watches.root());
+        self.unreadable = failed.map(|(_, why)| {
+            let since = self.unreadable.as_ref().map_or_else(SystemTime::now, |(since, _)| *since);
+            (since, format!("the directory cannot be read: {why}"))
+        });
         for (path, error) in &found.unreadable {
             self.store.fail(path, error);
         }

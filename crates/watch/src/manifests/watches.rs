@@ -73,6 +73,11 @@ impl Watches {
         Ok((Self { inotify, root, watched: HashMap::new(), buffer: vec![0; 64 * 1024].into() }, readable))
     }
 
+    /// The tree's own path.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Walks through the whole tree and watches what it is made of now. Watches are set before the directories are
     /// listed: what comes later is told by an event.
     pub(super) fn rescan(&mut self) -> Found {

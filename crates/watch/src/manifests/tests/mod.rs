@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::watches::{Hint, Watches};
 use super::{follow, read};
-use crate::{Event, Problem};
+use crate::{Event, FreshState, Freshness, Problem};
 
 mod events;
 mod files;
@@ -43,6 +43,7 @@ struct World {
     task: JoinHandle<std::io::Result<()>>,
     objects: BTreeMap<ObjectKey, Object>,
     problems: Vec<Problem>,
+    fresh: Option<FreshState>,
     noticed: Option<Instant>,
     /// Every key that was deleted, in order.
     deleted: Vec<String>,
@@ -56,8 +57,8 @@ impl World {
         let (sender, events) = mpsc::channel(4);
         let followed = directory.path().join(path);
         let task = tokio::spawn(async move { follow(&followed, sender).await });
-        let (objects, problems, deleted) = Default::default();
-        let mut world = Self { directory, events, task, objects, problems, noticed: None, deleted };
+        let (objects, problems, fresh, deleted) = Default::default();
+        let mut world = Self { directory, events, task, objects, problems, fresh, noticed: None, deleted };
         while !world.take().await {}
         world
     }
@@ -97,6 +98,12 @@ impl World {
             Event::Problems(problems) => {
                 assert_ne!(self.problems, problems, "what has not changed is not told");
                 self.problems = problems;
+            }
+            Event::Freshness(told) => {
+                let [Freshness { resource, state }] = &told[..] else { panic!("one directory: {told:?}") };
+                assert!(resource.starts_with("manifests /"), "{resource}");
+                assert_ne!(self.fresh.as_ref(), Some(state), "what has not changed is not told");
+                self.fresh = Some(state.clone());
             }
             Event::Synced => return true,
         }

@@ -108,8 +108,11 @@ async fn a_directory_that_goes_away_stays_in_force_until_it_is_back() {
         fs::write(dir.join("up/m/a.yaml"), policy("p")).unwrap();
     })
     .await;
+    assert_eq!(world.fresh, Some(FreshState::Listing));
+    world.until("freshness", |world| world.fresh == Some(FreshState::Live)).await;
     fs::rename(world.path("up"), world.path("away")).unwrap();
     world.until("the problem", |world| !world.problems.is_empty()).await;
+    world.until("stale", |world| matches!(world.fresh, Some(FreshState::Failing { .. }))).await;
     assert_eq!(world.names(), "p");
     assert!(world.problems[0].message.contains("stays in force"), "{}", world.problems[0].message);
     fs::create_dir_all(world.path("new/m")).unwrap();
@@ -117,6 +120,7 @@ async fn a_directory_that_goes_away_stays_in_force_until_it_is_back() {
     fs::rename(world.path("new"), world.path("up")).unwrap();
     world.until_names("p q").await;
     world.until("no problem", |world| world.problems.is_empty()).await;
+    world.until("freshness", |world| world.fresh == Some(FreshState::Live)).await;
     assert_eq!(world.deleted, [""; 0]);
     fs::remove_dir_all(world.path("up/m")).unwrap();
     fs::create_dir(world.path("up/m")).unwrap();
