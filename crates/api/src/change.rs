@@ -17,6 +17,13 @@ pub enum Kind {
     NetworkPolicy,
     /// `extensions/v1beta1` NetworkPolicy, which has an effect only in namespaces isolated by annotation.
     LegacyNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy, of the Admin or the Baseline tier.
+    ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1` AdminNetworkPolicy: the Admin tier.
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1` BaselineAdminNetworkPolicy: the one named `default`, last in the Baseline
+    /// tier.
+    BaselineAdminNetworkPolicy,
 }
 
 impl Kind {
@@ -27,7 +34,20 @@ impl Kind {
             Kind::Node => "Node",
             Kind::Pod => "Pod",
             Kind::NetworkPolicy | Kind::LegacyNetworkPolicy => "NetworkPolicy",
+            Kind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Kind::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Kind::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         }
+    }
+
+    /// Whether objects of this kind are in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        matches!(self, Kind::Pod | Kind::NetworkPolicy | Kind::LegacyNetworkPolicy)
+    }
+
+    /// Whether it is a policy of a cluster tier: Admin or Baseline.
+    pub fn is_cluster_policy(self) -> bool {
+        matches!(self, Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy)
     }
 }
 

@@ -124,7 +124,11 @@ impl Index {
                 Kind::Pod => self.delete_pod(&key.namespace, &key.name),
                 Kind::Namespace => self.delete_namespace(&key.name),
                 Kind::Node => self.delete_node(&key.name),
-                Kind::NetworkPolicy | Kind::LegacyNetworkPolicy => self.delete_policy(&key),
+                Kind::NetworkPolicy
+                | Kind::LegacyNetworkPolicy
+                | Kind::ClusterNetworkPolicy
+                | Kind::AdminNetworkPolicy
+                | Kind::BaselineAdminNetworkPolicy => self.delete_policy(&key),
             },
         }
     }
@@ -150,6 +154,11 @@ impl Index {
         self.guard_ranges = true;
         self.pod_ranges = None;
         self.ranges_dirty = true;
+    }
+
+    /// Generations go on after this one: what another index compiled is in force already.
+    pub fn go_on_from(&mut self, generation: Generation) {
+        self.generation = self.generation.max(generation);
     }
 
     /// How much is kept, for telemetry and to see that nothing piles up: what it is, and how many.

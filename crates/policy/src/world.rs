@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use podgate_api::{Change, Namespace, Node, Object, ObjectKey, Pod, PolicySpec};
+use podgate_api::{Change, Kind, Namespace, Node, Object, ObjectKey, Pod, PolicySpec};
 
 /// Every object, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,12 +27,14 @@ impl World {
             Change::Apply(Object::Pod(p)) => drop(self.pods.insert((p.namespace.clone(), p.name.clone()), p)),
             Change::Apply(Object::Policy(p)) => drop(self.policies.insert(p.key.clone(), p)),
             Change::Delete(key) => match key.kind {
-                podgate_api::Kind::Namespace => drop(self.namespaces.remove(&key.name)),
-                podgate_api::Kind::Node => drop(self.nodes.remove(&key.name)),
-                podgate_api::Kind::Pod => drop(self.pods.remove(&(key.namespace, key.name))),
-                podgate_api::Kind::NetworkPolicy | podgate_api::Kind::LegacyNetworkPolicy => {
-                    drop(self.policies.remove(&key))
-                }
+                Kind::Namespace => drop(self.namespaces.remove(&key.name)),
+                Kind::Node => drop(self.nodes.remove(&key.name)),
+                Kind::Pod => drop(self.pods.remove(&(key.namespace, key.name))),
+                Kind::NetworkPolicy
+                | Kind::LegacyNetworkPolicy
+                | Kind::ClusterNetworkPolicy
+                | Kind::AdminNetworkPolicy
+                | Kind::BaselineAdminNetworkPolicy => drop(self.policies.remove(&key)),
             },
         }
     }

@@ -204,6 +204,8 @@ impl<'f> Reader<'f> {
             Kind::Node => cluster::node(node, &header, &mut report).map(Object::Node),
             Kind::NetworkPolicy => policy::read(node, &header, &mut report).map(Object::Policy),
             Kind::LegacyNetworkPolicy => legacy::read(node, &header, &mut report).map(Object::Policy),
+            // No apiVersion leads here yet.
+            Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => None,
         };
         // A namespace that comes back in spite of complaints is one that is isolated to be safe.
         if let Some(object) = object.filter(|object| report.is_clean() || matches!(object, Object::Namespace(_))) {
@@ -254,7 +256,7 @@ fn key(node: &Node<'_>, kind: Kind) -> Result<ObjectKey, (&'static str, String)>
     let name = field("name")?.filter(|name| !name.is_empty());
     let Some(name) = name else { return Err(("name", "is missing; every object needs a name".to_owned())) };
     let namespace = match kind {
-        Kind::Namespace | Kind::Node => String::new(),
+        kind if !kind.is_namespaced() => String::new(),
         _ => field("namespace")?.filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".to_owned()),
     };
     Ok(ObjectKey { kind, namespace, name })

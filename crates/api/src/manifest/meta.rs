@@ -46,7 +46,7 @@ pub(super) fn check(object: &Node<'_>, header: &Header, labels: &Labels, report:
         _ => validate::dns_subdomain(&header.key.name),
     };
     name.unwrap_or_else(|message| report.at(object, &metadata.key("name"), message));
-    if !matches!(header.key.kind, Kind::Namespace | Kind::Node) {
+    if header.key.kind.is_namespaced() {
         validate::dns_label(&header.key.namespace)
             .unwrap_or_else(|message| report.at(object, &metadata.key("namespace"), message));
     }

@@ -271,7 +271,11 @@ fn warnings(loaded: &Loaded, flow: &Flow) -> Vec<String> {
         Kind::Pod => pods.iter().any(|pod| (&pod.namespace, &pod.name) == (&key.namespace, &key.name)),
         Kind::Namespace => pods.iter().any(|pod| pod.namespace == key.name),
         Kind::Node => pods.iter().any(|pod| pod.node.as_ref() == Some(&key.name)),
-        Kind::NetworkPolicy | Kind::LegacyNetworkPolicy => {
+        Kind::NetworkPolicy
+        | Kind::LegacyNetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::AdminNetworkPolicy
+        | Kind::BaselineAdminNetworkPolicy => {
             let policy = world.policies.get(key);
             policy.is_some_and(|policy| pods.iter().any(|pod| reference::selects(world, policy, pod).is_ok()))
         }

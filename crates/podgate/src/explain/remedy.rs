@@ -63,9 +63,11 @@ impl Trial {
             Kind::Pod => self.world.pods.get(&(key.namespace.clone(), key.name.clone())).cloned().map(Object::Pod),
             Kind::Namespace => self.world.namespaces.get(&key.name).cloned().map(Object::Namespace),
             Kind::Node => self.world.nodes.get(&key.name).cloned().map(Object::Node),
-            Kind::NetworkPolicy | Kind::LegacyNetworkPolicy => {
-                self.world.policies.get(&key).cloned().map(Object::Policy)
-            }
+            Kind::NetworkPolicy
+            | Kind::LegacyNetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::AdminNetworkPolicy
+            | Kind::BaselineAdminNetworkPolicy => self.world.policies.get(&key).cloned().map(Object::Policy),
         };
         self.world.apply(Change::Apply(object));
         let allowed = reference::judge(&self.world, &self.flow, self.direction).allows();

@@ -223,12 +223,12 @@ pub fn legacy(name: &str) -> PolicyBuilder {
 
 /// A policy of the Admin tier about every pod.
 pub fn admin(name: &str, priority: i32) -> PolicyBuilder {
-    spec(Kind::NetworkPolicy, name, Tier::Admin, priority, NamespaceMatch::Labels(LabelSelector::default()))
+    spec(Kind::ClusterNetworkPolicy, name, Tier::Admin, priority, NamespaceMatch::Labels(LabelSelector::default()))
 }
 
 /// A policy of the Baseline tier about every pod.
 pub fn baseline(name: &str, priority: i32) -> PolicyBuilder {
-    spec(Kind::NetworkPolicy, name, Tier::Baseline, priority, NamespaceMatch::Labels(LabelSelector::default()))
+    spec(Kind::ClusterNetworkPolicy, name, Tier::Baseline, priority, NamespaceMatch::Labels(LabelSelector::default()))
 }
 
 impl PolicyBuilder {

@@ -33,8 +33,11 @@ fn keys_of(pods: usize, policies: usize) -> Vec<ObjectKey> {
         keys.extend((0..policies).map(|i| key(Kind::NetworkPolicy, &format!("{namespace}/x{i}"))));
         keys.extend((1..3).map(|i| key(Kind::LegacyNetworkPolicy, &format!("{namespace}/x{i}"))));
     }
-    keys.extend((0..3).map(|i| key(Kind::NetworkPolicy, &format!("admin{i}"))));
-    keys.extend((0..2).map(|i| key(Kind::NetworkPolicy, &format!("baseline{i}"))));
+    keys.extend((0..2).map(|i| key(Kind::ClusterNetworkPolicy, &format!("admin{i}"))));
+    // One of the same name as another kind's.
+    keys.extend((1..3).map(|i| key(Kind::AdminNetworkPolicy, &format!("admin{i}"))));
+    keys.extend((0..2).map(|i| key(Kind::ClusterNetworkPolicy, &format!("baseline{i}"))));
+    keys.push(key(Kind::BaselineAdminNetworkPolicy, "default"));
     keys
 }
 
@@ -45,10 +48,10 @@ pub fn world(rng: &mut Rng) -> Vec<Object> {
     let policies = 20 + rng.below(60);
     let mut keys = keys();
     keys.retain(|key| match key.kind {
-        Kind::NetworkPolicy if key.namespace.is_empty() => cluster_tiers && rng.chance(60),
-        Kind::NetworkPolicy | Kind::LegacyNetworkPolicy => rng.chance(policies),
         Kind::Namespace => rng.chance(80),
         Kind::Node | Kind::Pod => rng.chance(90),
+        kind if kind.is_cluster_policy() => cluster_tiers && rng.chance(60),
+        _ => rng.chance(policies),
     });
     rng.shuffle(&mut keys);
     keys.iter().map(|key| object(rng, key)).collect()
@@ -78,7 +81,7 @@ pub fn object(rng: &mut Rng, key: &ObjectKey) -> Object {
         Kind::Namespace => Object::Namespace(namespace(rng, &key.name)),
         Kind::Node => Object::Node(node(rng, &key.name)),
         Kind::Pod => Object::Pod(pod(rng, &key.namespace, &key.name)),
-        Kind::NetworkPolicy | Kind::LegacyNetworkPolicy => Object::Policy(policy(rng, key)),
+        _ => Object::Policy(policy(rng, key)),
     }
 }
 
@@ -218,9 +221,10 @@ fn namespaces(rng: &mut Rng) -> NamespaceMatch {
 }
 
 fn policy(rng: &mut Rng, key: &ObjectKey) -> PolicySpec {
-    let tier = match key.name.as_str() {
-        name if name.starts_with("admin") => Tier::Admin,
-        name if name.starts_with("baseline") => Tier::Baseline,
+    let tier = match key.kind {
+        Kind::BaselineAdminNetworkPolicy => Tier::Baseline,
+        kind if kind.is_cluster_policy() && key.name.starts_with("admin") => Tier::Admin,
+        kind if kind.is_cluster_policy() => Tier::Baseline,
         _ => Tier::NetworkPolicy,
     };
     let network_policy = tier == Tier::NetworkPolicy;

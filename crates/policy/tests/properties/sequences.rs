@@ -83,7 +83,7 @@ fn get(world: &World, key: &ObjectKey) -> Option<Object> {
         Kind::Namespace => world.namespaces.get(&key.name).cloned().map(Object::Namespace),
         Kind::Node => world.nodes.get(&key.name).cloned().map(Object::Node),
         Kind::Pod => world.pods.get(&(key.namespace.clone(), key.name.clone())).cloned().map(Object::Pod),
-        Kind::NetworkPolicy | Kind::LegacyNetworkPolicy => world.policies.get(key).cloned().map(Object::Policy),
+        _ => world.policies.get(key).cloned().map(Object::Policy),
     }
 }
 

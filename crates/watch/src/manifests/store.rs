@@ -233,6 +233,9 @@ fn stand_in(objects: &mut BTreeMap<ObjectKey, Entry>, old: &File, error: &Manife
             Entry { line: error.line, object: Arc::new(Object::Policy(PolicySpec::closed(key.clone()))) }
         }
         (None, Kind::Pod | Kind::Namespace | Kind::Node) => return "it is left out until this is mended",
+        (None, Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy) => {
+            return "until this is mended, it is left out, and what it denies is open";
+        }
     };
     let instead = told(&entry.object);
     objects.insert(key.clone(), entry);
