@@ -14,14 +14,18 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use anyhow::Result;
+use podgate_api::Change;
 use podgate_engine::{Counters, Flow, NodeOrigin, Port, Publication, RuleId, Snapshot, Verdict, protocol};
 use podgate_netfilter::{BridgeState, Marks, conntrack, ensure_bridged_filtered};
 use podgate_policy::{Build, Index, Warning};
-use podgate_watch::{Event, Problem};
+use podgate_watch::{Event, Freshness, Problem};
 use tokio::sync::mpsc;
 
+use super::boot::Boot;
 use super::inputs::{self, End, Input};
 use super::kernel::Kernel;
+use super::plane::Plane;
 use crate::telemetry;
 use crate::worker::Workers;
 
@@ -44,6 +48,7 @@ pub(crate) struct Control {
     pub(crate) workers: Option<Workers>,
     pub(crate) inputs: mpsc::Receiver<Input>,
     pub(crate) news: News,
+    pub(crate) boot: Boot,
 }
 
 /// What is told once: when it comes, not while it stays.
@@ -67,29 +72,23 @@ pub(crate) struct Pending {
     pub(crate) dirty: bool,
     /// When each change was noticed.
     pub(crate) noticed: Vec<Instant>,
+    /// The source has told all it knew at the start.
+    synced: bool,
+    /// Connections are judged again whatever the build says of them.
+    judge_all: bool,
 }
 
 impl Control {
-    /// Takes in all that the source knows at the start; false if it ended before.
-    pub(crate) fn first_world(&mut self, pending: &mut Pending) -> Result<(), End> {
-        while let Some(input) = self.inputs.blocking_recv() {
-            match input {
-                Input::Source(Event::Synced) => return Ok(()),
-                Input::Source(event) => self.take_event(event, pending),
-                Input::Stop(end) => return Err(end),
-                // Nothing is enforced yet that these could concern.
-                Input::RoutesGone(_)
-                | Input::RoutesBack(_)
-                | Input::RulesetChanged(_)
-                | Input::TryAgain
-                | Input::LooseOver => {}
-            }
+    /// Enforces each change until told to stop; gives the reason. What an earlier agent saved is in force from the
+    /// start on, else what [`Boot`] says until the source has told all.
+    pub(crate) fn follow(&mut self, plane: &mut Plane<'_>, restored: Vec<Change>) -> Result<End> {
+        if self.boot.is_restored() {
+            let mut index = lock(&self.index);
+            restored.into_iter().for_each(|change| index.apply(change));
+            drop(index);
+            self.enforce(plane, Pending { judge_all: true, ..Pending::default() })?;
         }
-        Err(End::Failed("the source ended"))
-    }
-
-    /// Enforces each change until told to stop; gives the reason.
-    pub(crate) fn follow(&mut self, kernel: &mut Kernel) -> End {
+        self.close_ranges(plane)?;
         while let Some(first) = self.inputs.blocking_recv() {
             let mut pending = Pending::default();
             let mut next = Some(first);
@@ -101,19 +100,47 @@ impl Control {
                     Input::Source(event) => self.take_event(event, &mut pending),
                     Input::RoutesGone(addresses) => self.forget(&addresses, &mut pending),
                     Input::RoutesBack(addresses) => self.recall(&addresses, &mut pending),
-                    Input::RulesetChanged(guard) => self.undo_others(guard, kernel),
-                    Input::TryAgain => self.try_again(kernel),
+                    Input::RulesetChanged(guard) => self.undo_others(guard, plane),
+                    Input::TryAgain => self.try_again(plane),
                     Input::LooseOver => self.be_strict(),
-                    Input::Stop(end) => return end,
+                    Input::Stop(end) => return Ok(end),
                 }
                 room -= 1;
                 next = if room > 0 { self.inputs.try_recv().ok() } else { None };
             }
-            if pending.dirty {
-                self.enforce(kernel, pending);
+            if pending.synced {
+                self.first_world(plane, pending)?;
+            } else if !self.boot.enforces() {
+                self.close_ranges(plane)?;
+            } else if pending.dirty {
+                self.enforce(plane, pending)?;
             }
         }
-        End::Failed("the source ended")
+        Ok(End::Failed("the source ended"))
+    }
+
+    /// The source has told all it knew at the start.
+    fn first_world(&mut self, plane: &mut Plane<'_>, mut pending: Pending) -> Result<()> {
+        if let Some(generation) = self.boot.finish() {
+            lock(&self.index).go_on_from(generation);
+            // What an earlier agent accepted may be forbidden by now.
+            pending.judge_all = true;
+            self.enforce(plane, pending)?;
+            self.state.readiness.synced();
+            plane.tell_first_world(&self.state);
+        }
+        Ok(())
+    }
+
+    /// Enforces that nothing is known but where pods are.
+    fn close_ranges(&mut self, plane: &mut Plane<'_>) -> Result<()> {
+        match self.boot.build() {
+            Some(build) if plane.kernel.is_some() || !build.pod_ranges.as_ref().is_none_or(Vec::is_empty) => {
+                tracing::warn!("no world is known yet: this node's pod ranges are closed until the source has told it");
+                self.bring_into_force(plane, &build, Pending::default())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes a build the current snapshot, and waits until every worker uses it.
@@ -127,8 +154,8 @@ impl Control {
     }
 
     /// What is to be done after a build is in use and the kernel follows it: connections, bridges, telemetry.
-    pub(crate) fn settle(&mut self, build: &Build, kernel: &Kernel, pending: Pending, judge_all: bool) {
-        if judge_all || !build.touched.is_empty() || self.news.unjudged.is_some() {
+    fn settle(&mut self, build: &Build, kernel: &Kernel, pending: Pending) {
+        if pending.judge_all || !build.touched.is_empty() || self.news.unjudged.is_some() {
             self.judge_again(&build.snapshot, kernel);
         }
         self.watch_bridges(kernel);
@@ -143,11 +170,21 @@ impl Control {
         self.workers.iter().for_each(Workers::be_strict);
     }
 
-    fn enforce(&mut self, kernel: &mut Kernel, pending: Pending) {
+    fn enforce(&mut self, plane: &mut Plane<'_>, pending: Pending) -> Result<()> {
         let build = lock(&self.index).build();
-        let tightened = kernel.tighten(&build);
-        self.publish(&build);
-        let relaxed = tightened.and_then(|()| kernel.relax(&build));
+        self.bring_into_force(plane, &build, pending)
+    }
+
+    fn bring_into_force(&mut self, plane: &mut Plane<'_>, build: &Build, pending: Pending) -> Result<()> {
+        let Some(kernel) = &mut plane.kernel else {
+            // Published before it is installed: from the first diverted packet on, there is somebody to judge it.
+            self.publish(build);
+            plane.start(self, build)?;
+            return Ok(plane.kernel.as_ref().map_or((), |kernel| self.settle(build, kernel, pending)));
+        };
+        let tightened = kernel.tighten(build);
+        self.publish(build);
+        let relaxed = tightened.and_then(|()| kernel.relax(build));
         self.state.kernel_transactions.inc();
         match relaxed {
             // It may have had nothing to write, which says nothing about what an earlier failure left.
@@ -155,7 +192,8 @@ impl Control {
             Ok(()) => self.mend(kernel),
             Err(error) => self.kernel_failed(&error.to_string(), kernel),
         }
-        self.settle(&build, kernel, pending, false);
+        self.settle(build, kernel, pending);
+        Ok(())
     }
 
     /// The kernel refused a change: what it holds now is older than the snapshot. Everything is written anew.
@@ -165,7 +203,8 @@ impl Control {
         self.mend(kernel);
     }
 
-    fn undo_others(&mut self, guard: u64, kernel: &mut Kernel) {
+    fn undo_others(&mut self, guard: u64, plane: &mut Plane<'_>) {
+        let Some(kernel) = &mut plane.kernel else { return };
         let undone = kernel.undo_others(guard);
         if matches!(undone, Ok(true)) {
             tracing::warn!("somebody else changed or removed table inet podgate: it is put back");
@@ -178,7 +217,8 @@ impl Control {
     }
 
     /// What failed a while ago; nothing, if it has been mended meanwhile.
-    fn try_again(&mut self, kernel: &mut Kernel) {
+    fn try_again(&mut self, plane: &mut Plane<'_>) {
+        let Some(kernel) = &mut plane.kernel else { return };
         self.news.trying_again = false;
         if self.news.kernel.is_some() {
             self.mend(kernel);
@@ -218,13 +258,23 @@ impl Control {
     fn take_event(&mut self, event: Event, pending: &mut Pending) {
         match event {
             Event::Changes { changes, noticed } => {
+                self.boot.note(&changes);
                 let mut index = lock(&self.index);
                 changes.into_iter().for_each(|change| index.apply(change));
                 pending.dirty = true;
                 pending.noticed.push(noticed);
             }
-            Event::Synced | Event::Freshness(_) => {}
+            Event::Synced => pending.synced = true,
             Event::Problems(problems) => self.tell_problems(problems),
+            Event::Freshness(all) => self.take_freshness(all),
+        }
+    }
+
+    fn take_freshness(&mut self, all: Vec<Freshness>) {
+        self.boot.note_freshness(&all);
+        if self.boot.is_alone() {
+            // As ready as it can be: waiting for an API server that is away would help nobody.
+            self.state.readiness.synced();
         }
     }
 

@@ -2,7 +2,6 @@
 //! thread of its own that sends messages and knows nothing else.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -58,15 +57,20 @@ pub(crate) fn signals(inputs: Sender<Input>) -> Result<()> {
     Ok(())
 }
 
-/// The directory of manifests.
-pub(crate) fn manifests(directory: PathBuf, inputs: Sender<Input>) {
+/// A source: `follow` sends its events until it cannot go on.
+pub(crate) fn source<F, E>(name: &'static str, follow: impl FnOnce(Sender<Event>) -> F, inputs: Sender<Input>)
+where
+    F: Future<Output = Result<(), E>> + Send + 'static,
+    E: std::fmt::Display + Send,
+{
     let (events, mut received) = mpsc::channel(WAITING);
     let stopper = inputs.clone();
+    let following = follow(events);
     tokio::spawn(async move {
-        if let Err(error) = podgate_watch::manifests::follow(&directory, events).await {
-            tracing::error!(%error, "cannot follow {} any more", directory.display());
+        if let Err(error) = following.await {
+            tracing::error!(%error, "cannot follow {name} any more");
             // The receiver may be gone already: then the agent is ending anyway.
-            let _ = stopper.send(Input::Stop(End::Failed("the manifests cannot be followed"))).await;
+            let _ = stopper.send(Input::Stop(End::Failed("the source cannot be followed"))).await;
         }
     });
     tokio::spawn(async move {

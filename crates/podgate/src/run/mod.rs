@@ -8,11 +8,14 @@
 //!
 //! Here: putting the parts together, in the order that leaves no gap at the start and says what it leaves at the end.
 
+mod boot;
 mod control;
 mod inputs;
 mod kernel;
+mod plane;
 mod serve;
 mod settings;
+mod source;
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -22,9 +25,10 @@ use podgate_engine::{Counters, Publication, Snapshot};
 use podgate_policy::Index;
 use tokio::sync::mpsc;
 
-use self::control::{Control, News, Pending, lock};
+use self::boot::Boot;
+use self::control::{Control, News};
 use self::inputs::End;
-use self::kernel::Kernel;
+use self::plane::Plane;
 use self::settings::OnExit;
 pub(crate) use self::settings::RunArgs;
 use crate::telemetry::{self, DataPlane};
@@ -33,12 +37,8 @@ use crate::telemetry::{self, DataPlane};
 pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     telemetry::logging::init(&args.log, args.log_format)?;
     let settings = args.program()?;
-    if !args.manifests.is_dir() {
-        anyhow::bail!(
-            "{} is no directory: give --manifests a directory of YAML or JSON files",
-            args.manifests.display()
-        );
-    }
+    let source = args.source.source()?;
+    let followed = source.name();
     // One clear line for each thing that is missing, before anything is changed.
     let features = podgate_netfilter::probe()?;
     let (major, minor) = features.release;
@@ -54,63 +54,37 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let (sender, inputs) = mpsc::channel(inputs::WAITING);
     inputs::signals(sender.clone())?;
     inputs::routes(sender.clone())?;
-    inputs::manifests(args.manifests.clone(), sender.clone());
+    let mut restored = source.restore();
+    source.follow(std::mem::take(&mut restored.keys), sender.clone());
 
     let queues = settings.queues.clone();
     let counters = Arc::new(Counters::new(queues.len()));
     let publication = Publication::new(Arc::new(Snapshot::empty()), queues.len());
-    let mut index = Index::new(args.locality());
-    index.guard_pod_ranges(args.pod_cidrs.clone());
+    let guarded = || {
+        let mut index = Index::new(args.source.locality());
+        index.guard_pod_ranges(args.pod_cidrs.clone());
+        index
+    };
+    let mut boot = Boot::new(args.boot(), guarded());
+    if restored.saved.is_some() {
+        boot.restored();
+    }
     let mut control = Control {
         marks: settings.marks,
-        index: Arc::new(Mutex::new(index)),
+        index: Arc::new(Mutex::new(guarded())),
         publication: Arc::clone(&publication),
         counters: Arc::clone(&counters),
         state: Arc::clone(&state),
         workers: None,
         inputs,
         news: News::default(),
+        boot,
     };
     let rules = args.max_rule_series;
     state.register(DataPlane::new(Arc::clone(&publication), Arc::clone(&counters), queues.clone(), rules));
 
-    let mut pending = Pending::default();
-    let mut events = None;
-    let ending = match control.first_world(&mut pending) {
-        Err(ending) => ending,
-        Ok(()) => {
-            // Published before it is installed: from the first diverted packet on, there is somebody to judge it.
-            let first = lock(&control.index).build();
-            control.publish(&first);
-            events = Some(serve::start(args, &settings, &mut control)?);
-            state.watch_over(telemetry::liveness::workers(counters, queues));
-            let mut kernel = Kernel::install(settings, &first, sender.clone()).context("programming the kernel")?;
-            state.kernel_transactions.inc();
-            if !kernel.knows_ranges() {
-                tracing::warn!(
-                    "pod ranges are not known (no Node with spec.podCIDRs, no --pod-cidr): only addresses known to be \
-                     isolated are diverted, a new pod's only once its object is here"
-                );
-            }
-            // What an earlier agent accepted may be forbidden by now.
-            control.settle(&first, &kernel, pending, true);
-            state.readiness.synced();
-            tracing::info!(
-                namespaces = state.namespaces.get(),
-                pods = state.pods.get(),
-                policies = state.policies.get(),
-                "the manifests are in force"
-            );
-            if let Some(node) = args.node.as_ref().filter(|_| state.pods.get() > 0 && kernel.is_empty()) {
-                tracing::warn!(
-                    "no pod has spec.nodeName {node} and an address: nothing is enforced here yet (without --node, every \
-                     pod in the manifests is a subject)"
-                );
-            }
-            inputs::strict_after(args.loose(), sender);
-            control.follow(&mut kernel)
-        }
-    };
+    let mut plane = Plane::new(args, settings, sender, followed);
+    let ending = control.follow(&mut plane, restored.changes)?;
     let (End::Asked(why) | End::Failed(why)) = ending;
     tracing::info!(why, "ending");
     // A failure is no wish to open the node, whatever becomes of its rules when it is asked to end.
@@ -120,7 +94,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     if let Some(workers) = control.workers.take() {
         workers.stop();
     }
-    drop(events);
+    drop(plane);
     http.stop();
     runtime.shutdown_background();
     match ending {

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -10,8 +9,9 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use podgate_netfilter::{Marks, ProgramSettings};
-use podgate_policy::Locality;
 
+use super::boot::BootMode;
+use super::source::SourceArgs;
 use crate::telemetry::DEFAULT_RULE_SERIES;
 use crate::telemetry::logging::LogFormat;
 
@@ -26,18 +26,13 @@ pub(crate) enum OnExit {
 
 /// Enforce policies on this host.
 ///
-/// Follows the directory until SIGTERM or Ctrl-C. Each flag may be given as the environment variable named with it.
+/// Follows a cluster (--kubeconfig, or the one its own pod is in) or a directory (--manifests) until SIGTERM or Ctrl-C. Each flag may be given as the environment variable named with it.
 ///
 /// Exit code: 0 ended as asked, 2 usage or input error, or this machine cannot do it.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
-    /// Directory of manifests (Pods with status.podIPs, Namespaces, Nodes, policies) to enforce and follow.
-    #[arg(long, env = "PODGATE_MANIFESTS", value_name = "DIR")]
-    pub(crate) manifests: PathBuf,
-
-    /// This node's name: only pods with that spec.nodeName are subjects. Without it every pod in the manifests is.
-    #[arg(long, env = "PODGATE_NODE", value_name = "NAME")]
-    pub(crate) node: Option<String>,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
 
     /// Address of /metrics, /healthz and /readyz. Local by default: metrics tell who talks to whom.
     #[arg(long, env = "PODGATE_HTTP", value_name = "ADDR", default_value = "127.0.0.1:9840")]
@@ -75,6 +70,11 @@ pub(crate) struct RunArgs {
     /// that of pods known to be open. Without either, only addresses known to be isolated are diverted.
     #[arg(long = "pod-cidr", env = "PODGATE_POD_CIDRS", value_name = "CIDR", value_delimiter = ',')]
     pub(crate) pod_cidrs: Vec<IpNet>,
+
+    /// What is done with pods' traffic until the source has told all it knows, where no saved world is there [default:
+    /// closed, as a policy that does not hold at boot is none; with --fail-open: open].
+    #[arg(long, env = "PODGATE_BOOT", value_enum)]
+    pub(crate) boot: Option<BootMode>,
 
     /// Four adjacent packet mark bits that nothing else on the node uses (kube-proxy has 0x4000 and 0x8000, Calico
     /// the upper 16 by default).
@@ -135,9 +135,9 @@ impl RunArgs {
         self.on_exit.unwrap_or(if self.fail_open { OnExit::Remove } else { OnExit::Keep })
     }
 
-    /// Which pods are subjects.
-    pub(crate) fn locality(&self) -> Locality {
-        self.node.clone().map_or(Locality::All, Locality::Node)
+    /// What is done before any world is known.
+    pub(crate) fn boot(&self) -> BootMode {
+        self.boot.unwrap_or(if self.fail_open { BootMode::Open } else { BootMode::Closed })
     }
 
     /// The marks, checked.

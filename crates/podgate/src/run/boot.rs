@@ -1,0 +1,117 @@
+//! What is enforced before the source has told all it knows: the last known world, else the pod ranges closed.
+//!
+//! Half a world must never be enforced: a pod whose policies are not listed yet would be open. So what the first lists
+//! tell is taken into the index and built only when they are complete. Until then, in this order: the world that an
+//! earlier agent saved; else, as soon as this node's pod ranges are known, nothing but replies, remembered connections
+//! and the node's own traffic passes ([`BootMode::Closed`]).
+
+use std::time::SystemTime;
+
+use clap::ValueEnum;
+use podgate_api::{Change, Kind, Object};
+use podgate_engine::Generation;
+use podgate_policy::{Build, Index};
+use podgate_watch::{FreshState, Freshness};
+
+/// What is done with pods' traffic while no world is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BootMode {
+    /// As if every pod was isolated and nothing allowed.
+    Closed,
+    /// It passes.
+    Open,
+}
+
+/// How far the start has come.
+#[derive(Debug)]
+pub(crate) struct Boot {
+    phase: Phase,
+    /// This node's pod ranges and nothing else; None where the start is open.
+    ranges: Option<Index>,
+    dirty: bool,
+    generation: Generation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No world is known.
+    Unknown,
+    /// A saved world is in force. `alone`: the API server is away, so there is no saying when another comes.
+    Restored { alone: bool },
+    /// The source has told all it knew.
+    Over,
+}
+
+impl Boot {
+    /// A start without any knowledge. `ranges` is an empty index with this node's name and the ranges that are set.
+    pub(crate) fn new(mode: BootMode, ranges: Index) -> Self {
+        let ranges = (mode == BootMode::Closed).then_some(ranges);
+        Boot { phase: Phase::Unknown, ranges, dirty: true, generation: Generation(0) }
+    }
+
+    /// A saved world is in force.
+    pub(crate) fn restored(&mut self) {
+        self.phase = Phase::Restored { alone: false };
+        self.ranges = None;
+    }
+
+    /// Whether a saved world is in force.
+    pub(crate) fn is_restored(&self) -> bool {
+        matches!(self.phase, Phase::Restored { .. })
+    }
+
+    /// Whether changes are to be enforced as they come.
+    pub(crate) fn enforces(&self) -> bool {
+        matches!(self.phase, Phase::Over | Phase::Restored { alone: true })
+    }
+
+    /// The source has told all it knew. True if that is news; then the generation that the index must go on from.
+    pub(crate) fn finish(&mut self) -> Option<Generation> {
+        if self.phase == Phase::Over {
+            return None;
+        }
+        self.phase = Phase::Over;
+        self.ranges = None;
+        Some(self.generation)
+    }
+
+    /// Takes in what tells this node's pod ranges.
+    pub(crate) fn note(&mut self, changes: &[Change]) {
+        let Some(ranges) = &mut self.ranges else { return };
+        for change in changes {
+            let is_node = match change {
+                Change::Apply(object) => matches!(object, Object::Node(_)),
+                Change::Delete(key) => key.kind == Kind::Node,
+            };
+            if is_node {
+                ranges.apply(change.clone());
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// How fresh the source is. While it fails, the saved world is all there is, and what little comes is enforced.
+    pub(crate) fn note_freshness(&mut self, all: &[Freshness]) {
+        if let Phase::Restored { alone } = &mut self.phase {
+            *alone = all.iter().any(|one| matches!(one.state, FreshState::Failing { .. }));
+        }
+    }
+
+    /// Whether a saved world is in force and the source cannot be asked for a newer one.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.phase == Phase::Restored { alone: true }
+    }
+
+    /// What is to be enforced of the ranges now, if that is new.
+    pub(crate) fn build(&mut self) -> Option<Build> {
+        let ranges = self.ranges.as_mut().filter(|_| std::mem::take(&mut self.dirty))?;
+        let build = ranges.build();
+        self.generation = build.snapshot.generation();
+        Some(build)
+    }
+}
+
+/// A moment for a log line: UTC, to the second.
+pub(crate) fn moment(at: SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map_or_else(|_| "at an unknown time".to_owned(), |t| format!("{t:.0}"))
+}

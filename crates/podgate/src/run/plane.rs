@@ -1,0 +1,73 @@
+//! [`Plane`]: queues, workers and the kernel's program, started with the first snapshot that is worth enforcing.
+
+use anyhow::{Context, Result};
+use podgate_netfilter::ProgramSettings;
+use podgate_policy::Build;
+use tokio::sync::mpsc::Sender;
+
+use super::control::Control;
+use super::inputs::{self, Input};
+use super::kernel::Kernel;
+use super::serve;
+use super::settings::RunArgs;
+use crate::telemetry::{self, State, events::Events};
+
+/// The data plane, once it is there.
+pub(crate) struct Plane<'a> {
+    args: &'a RunArgs,
+    settings: ProgramSettings,
+    inputs: Sender<Input>,
+    events: Option<Events>,
+    /// None until there is something to enforce.
+    pub(crate) kernel: Option<Kernel>,
+    /// What is followed, as the log calls it.
+    followed: &'static str,
+}
+
+impl<'a> Plane<'a> {
+    /// Nothing is enforced yet.
+    pub(crate) fn new(
+        args: &'a RunArgs,
+        settings: ProgramSettings,
+        inputs: Sender<Input>,
+        followed: &'static str,
+    ) -> Self {
+        Plane { args, settings, inputs, events: None, kernel: None, followed }
+    }
+
+    /// Starts everything with the first snapshot, which must be published already.
+    pub(crate) fn start(&mut self, control: &mut Control, first: &Build) -> Result<()> {
+        self.events = Some(serve::start(self.args, &self.settings, control)?);
+        let (counters, queues) = (control.counters.clone(), self.settings.queues.clone());
+        control.state.watch_over(telemetry::liveness::workers(counters, queues));
+        let kernel = Kernel::install(self.settings.clone(), first, self.inputs.clone());
+        self.kernel = Some(kernel.context("programming the kernel")?);
+        control.state.kernel_transactions.inc();
+        inputs::strict_after(self.args.loose(), self.inputs.clone());
+        Ok(())
+    }
+
+    /// Says that the world is in force, and what looks odd about it.
+    pub(crate) fn tell_first_world(&self, state: &State) {
+        let Some(kernel) = &self.kernel else { return };
+        if !kernel.knows_ranges() {
+            tracing::warn!(
+                "pod ranges are not known (no Node with spec.podCIDRs, no --pod-cidr): only addresses known to be \
+                 isolated are diverted, a new pod's only once its object is here"
+            );
+        }
+        tracing::info!(
+            namespaces = state.namespaces.get(),
+            pods = state.pods.get(),
+            policies = state.policies.get(),
+            "{} are in force",
+            self.followed
+        );
+        if let Some(node) = self.args.source.node().filter(|_| state.pods.get() > 0 && kernel.is_empty()) {
+            tracing::warn!(
+                "no pod has spec.nodeName {node} and an address: nothing is enforced here yet (without --node, every \
+                 pod in manifests is a subject)"
+            );
+        }
+    }
+}
