@@ -32,6 +32,7 @@ pub(super) fn policy(seed: u64, k: usize) -> PolicySpec {
         isolates_egress: !egress.is_empty(),
         ingress,
         egress,
+        caveats: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@ use crate::Object;
 
 /// The kinds of object podgate follows. Two API versions with different meaning are two kinds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Kind {
     /// `v1` Namespace.
     Namespace,
@@ -53,6 +54,7 @@ impl Kind {
 
 /// What identifies an object: kind, namespace (empty for cluster-scoped kinds) and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ObjectKey {
     /// The kind.
     pub kind: Kind,
@@ -73,6 +75,7 @@ impl fmt::Display for ObjectKey {
 
 /// One step from a state of the world to the next.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Change {
     /// The object is there now, in this state (added or replaced whole).
     Apply(Object),

@@ -9,6 +9,7 @@ use crate::{Kind, Labels, ObjectKey, PolicySpec, Protocol};
 
 /// Any object podgate follows.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Object {
     /// A pod.
     Pod(Pod),
@@ -34,6 +35,7 @@ impl Object {
 
 /// A pod's place in its life: `status.phase`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Phase {
     /// Pending, Running or Unknown (also absent): the pod counts.
     #[default]
@@ -44,6 +46,7 @@ pub enum Phase {
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pod {
     /// `metadata.namespace`.
     pub namespace: String,
@@ -73,6 +76,7 @@ pub struct Pod {
 
 /// A named port of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ContainerPort {
     /// The name.
     pub name: String,
@@ -84,6 +88,7 @@ pub struct ContainerPort {
 
 /// A namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Namespace {
     /// `metadata.name`.
     pub name: String,
@@ -95,6 +100,7 @@ pub struct Namespace {
 
 /// A node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Node {
     /// `metadata.name`.
     pub name: String,

@@ -7,6 +7,7 @@ pub type Labels = BTreeMap<String, String>;
 
 /// The operator of one match expression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Operator {
     /// The label is there and its value is among the values.
     In,
@@ -20,6 +21,7 @@ pub enum Operator {
 
 /// One requirement; all requirements of a selector must hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Requirement {
     /// The label's key.
     pub key: String,
@@ -33,6 +35,7 @@ pub struct Requirement {
 /// are sorted and unique, so that two selectors that are written differently but say the same compare equal.
 /// Without requirements it selects everything.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LabelSelector {
     /// The requirements, sorted.
     pub requirements: Vec<Requirement>,

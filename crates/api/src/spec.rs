@@ -6,6 +6,7 @@ use crate::{LabelSelector, ObjectKey};
 
 /// The direction of traffic, seen from the subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Direction {
     /// To the subject.
     Ingress,
@@ -15,6 +16,7 @@ pub enum Direction {
 
 /// Where a policy stands in the order of evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Tier {
     /// Before NetworkPolicy; ordered by priority.
     Admin,
@@ -26,6 +28,7 @@ pub enum Tier {
 
 /// What a rule does with a connection it matches. Rules of [`Tier::NetworkPolicy`] always accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Action {
     /// The connection is allowed.
     Accept,
@@ -37,6 +40,7 @@ pub enum Action {
 
 /// A transport protocol with ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Protocol {
     /// TCP, the default where a manifest says nothing.
     #[default]
@@ -49,12 +53,14 @@ pub enum Protocol {
 
 /// A policy of any kind, validated.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct PolicySpec {
     /// Its key; the kind tells old NetworkPolicies (which need the namespace's annotation) from new ones.
     pub key: ObjectKey,
     /// Its tier.
     pub tier: Tier,
-    /// Order among policies of the Admin and Baseline tiers: lower first. 0 for NetworkPolicy.
+    /// Order among policies of the Admin and Baseline tiers: lower first. 0 for NetworkPolicy, [`PolicySpec::LAST`] for a
+    /// BaselineAdminNetworkPolicy.
     pub priority: i32,
     /// The pods it is about.
     pub subject: Subject,
@@ -66,10 +72,13 @@ pub struct PolicySpec {
     pub ingress: Vec<Rule>,
     /// Rules for egress, in their order; empty where `policyTypes` leaves Egress out.
     pub egress: Vec<Rule>,
+    /// What of the policy is not enforced as it is written: where, what holds instead, and what to do.
+    pub caveats: Vec<String>,
 }
 
 /// The pods a policy is about: both must match.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Subject {
     /// The pods' namespace.
     pub namespaces: NamespaceMatch,
@@ -79,6 +88,7 @@ pub struct Subject {
 
 /// Which namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum NamespaceMatch {
     /// The policy's own namespace.
     Own,
@@ -88,6 +98,7 @@ pub enum NamespaceMatch {
 
 /// One rule.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Rule {
     /// Its name, where the kind has one.
     pub name: Option<String>,
@@ -101,6 +112,7 @@ pub struct Rule {
 
 /// The other ends of a rule.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Peers {
     /// Anybody, in the cluster or not.
     Any,
@@ -110,6 +122,7 @@ pub enum Peers {
 
 /// One peer of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Peer {
     /// Pods (never hostNetwork ones): namespace and labels must both match.
     Pods {
@@ -120,10 +133,13 @@ pub enum Peer {
     },
     /// Addresses, of pods as well.
     Block(IpBlock),
+    /// Nodes by their labels: the addresses that their Node objects tell, where no live pod owns them.
+    Nodes(LabelSelector),
 }
 
 /// An address block without some parts of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct IpBlock {
     /// The block, host bits masked away.
     pub cidr: IpNet,
@@ -133,6 +149,7 @@ pub struct IpBlock {
 
 /// One entry of a rule's ports.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum PortMatch {
     /// Ports by number.
     Range {
@@ -153,8 +170,15 @@ pub enum PortMatch {
 }
 
 impl PolicySpec {
+    /// The priority after every other.
+    pub const LAST: i32 = i32::MAX;
+
     /// What stands in for a NetworkPolicy that can't be understood: it selects every pod of the key's namespace,
     /// isolates both directions and allows nothing (fail closed).
+    ///
+    /// Not for policies of the cluster tiers. Reading one closes what can't be understood of it
+    /// ([`manifest::Parsed`](crate::manifest::Parsed)); only one whose very subject can't be read is left out, since to
+    /// deny the whole cluster would be an outage by a typo. Made of such a key, this policy selects nobody.
     pub fn closed(key: ObjectKey) -> PolicySpec {
         PolicySpec {
             key,
@@ -165,6 +189,7 @@ impl PolicySpec {
             isolates_egress: true,
             ingress: Vec::new(),
             egress: Vec::new(),
+            caveats: Vec::new(),
         }
     }
 

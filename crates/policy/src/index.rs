@@ -20,6 +20,7 @@ mod identities;
 mod interner;
 mod labels;
 mod namespaces;
+mod node_peers;
 mod nodes;
 mod pods;
 mod policies;
@@ -42,6 +43,7 @@ use classifier::Classifier;
 use identities::Identities;
 use labels::{Symbols, acquire_labels};
 use namespaces::{NamespaceId, Namespaces};
+use node_peers::NodePeers;
 use nodes::Nodes;
 use pods::Pods;
 use policies::Policies;
@@ -71,6 +73,7 @@ pub struct Index {
     pod_terms: Classifier,
     block_terms: Classifier,
     blocks: BlockMap,
+    node_peers: NodePeers,
     policies: Policies,
     subjects: Subjects,
     rules: RuleBook,
@@ -101,6 +104,7 @@ impl Index {
             pod_terms: Classifier::new(1),
             block_terms: Classifier::new(2),
             blocks: BlockMap::default(),
+            node_peers: NodePeers::default(),
             policies: Policies::default(),
             subjects: Subjects::default(),
             rules: RuleBook::default(),

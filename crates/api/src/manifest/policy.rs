@@ -69,6 +69,7 @@ pub(super) fn convert(
         isolates_egress,
         ingress,
         egress,
+        caveats: Vec::new(),
     }
 }
 

@@ -241,8 +241,9 @@ fn mismatch_lines(mismatch: &Mismatch, direction: Direction) -> Vec<String> {
 fn distance(mismatch: &Mismatch) -> usize {
     let peer = |peer: &PeerMismatch| match peer {
         PeerMismatch::Pod { conditions, .. } => conditions.len(),
+        PeerMismatch::Node { conditions, .. } => conditions.len(),
         PeerMismatch::OutsideBlock { .. } | PeerMismatch::InExcept { .. } => 1,
-        PeerMismatch::NoPod { .. } => 2,
+        PeerMismatch::NoPod { .. } | PeerMismatch::NoNode { .. } => 2,
     };
     let peers = mismatch.peers.iter().map(peer).min().unwrap_or(if mismatch.no_peers { 4 } else { 0 });
     peers + usize::from(!mismatch.ports.is_empty())

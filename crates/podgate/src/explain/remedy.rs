@@ -193,6 +193,7 @@ impl Trial {
             isolates_egress: self.direction == Direction::Egress,
             ingress: Vec::new(),
             egress: Vec::new(),
+            caveats: Vec::new(),
         }
     }
 

@@ -44,6 +44,8 @@ fn peer(policy: &PolicySpec, peer: &Peer) -> String {
             let except: Vec<String> = block.except.iter().map(ToString::to_string).collect();
             format!("{} except {}", block.cidr, except.join(", "))
         }
+        Peer::Nodes(labels) if labels.is_everything() => "every node".to_owned(),
+        Peer::Nodes(labels) => format!("nodes with {}", selector(labels)),
     }
 }
 
@@ -104,6 +106,7 @@ mod tests {
             isolates_egress: false,
             ingress: Vec::new(),
             egress: Vec::new(),
+            caveats: Vec::new(),
         };
         let web = LabelSelector::new([term("app", Operator::In, &["web"])]);
         let team = LabelSelector::new([

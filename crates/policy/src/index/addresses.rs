@@ -112,6 +112,11 @@ impl Addresses {
         self.claims.range(first..=last).map(|c| *c.0).filter(move |a| a.as_v4().is_some() == span.v4)
     }
 
+    /// The nodes that have the address.
+    pub(crate) fn nodes(&self, address: Addr) -> impl Iterator<Item = NodeNumber> {
+        self.claims.get(&address).into_iter().flat_map(|c| c.nodes.as_slice()).map(|n| n.0)
+    }
+
     /// The exceptions as the engine takes them, if they changed.
     pub(crate) fn changed_exceptions(&mut self) -> Option<(Exceptions, Exceptions)> {
         std::mem::take(&mut self.exceptions_changed)
@@ -283,7 +288,7 @@ impl Index {
     fn node_endpoint(&self, address: Addr) -> Option<Endpoint> {
         let nodes = self.addresses.claims.get(&address)?.nodes.as_slice();
         let node = nodes.iter().map(|n| n.0).min()?;
-        let block = self.blocks.profile(address);
+        let block = self.node_peers.profile(address).unwrap_or_else(|| self.blocks.profile(address));
         Some(Endpoint { group: 0, block, node, kind: EndpointKind::Node, exceptional: nodes.len() > 1 })
     }
 

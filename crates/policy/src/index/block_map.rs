@@ -1,5 +1,6 @@
 //! [`BlockMap`]: which blocks each address is in, as disjoint ranges, each with its profile. A block that comes or
-//! goes touches the ranges inside of it only.
+//! goes touches the ranges inside of it only. Node selectors are numbered here too, since they are said of addresses
+//! like blocks, but they paint no range: see `node_peers.rs`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,6 +12,7 @@ use rustc_hash::FxHashSet;
 
 use super::classifier::{Classifier, ProfileId, TermId};
 use super::interner::{Interner, entry};
+use super::labels::Requirements;
 
 /// An interval of one family, both ends inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +42,21 @@ impl Span {
     }
 }
 
+/// What rules say of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Area {
+    Block(IpBlock),
+    /// The addresses of nodes with these labels.
+    Nodes(Requirements),
+}
+
 /// Starts of ranges with their profiles, from 0 to the end of the family.
 type Ranges = BTreeMap<u128, ProfileId>;
 
 /// The blocks of rules, and the ranges they make.
 #[derive(Debug)]
 pub(crate) struct BlockMap {
-    blocks: Interner<IpBlock>,
+    areas: Interner<Area>,
     /// By block: the spans it has in the ranges.
     painted: Vec<Option<Box<[Span]>>>,
     /// Blocks that came or went since the last painting.
@@ -59,24 +69,40 @@ impl Default for BlockMap {
     fn default() -> Self {
         let everything = || Ranges::from([(0, 0)]);
         let (v4, v6) = (everything(), everything());
-        Self { blocks: Interner::default(), painted: Vec::new(), pending: FxHashSet::default(), v4, v6 }
+        Self { areas: Interner::default(), painted: Vec::new(), pending: FxHashSet::default(), v4, v6 }
     }
 }
 
 impl BlockMap {
     /// The block's number, with one user more.
     pub(crate) fn acquire(&mut self, block: &IpBlock) -> TermId {
-        let (term, new) = self.blocks.acquire(block.clone());
+        let (term, new) = self.areas.acquire(Area::Block(block.clone()));
         if new {
             self.pending.insert(term);
         }
         term
     }
 
-    /// One user less.
-    pub(crate) fn release(&mut self, term: TermId) {
-        if self.blocks.release(term).is_some() {
-            self.pending.insert(term);
+    /// The number of a node selector, with one user more, and whether it is new.
+    pub(crate) fn acquire_nodes(&mut self, labels: Requirements) -> (TermId, bool) {
+        self.areas.acquire(Area::Nodes(labels))
+    }
+
+    /// One user less; the node selector, if it was one and that was its last user.
+    pub(crate) fn release(&mut self, term: TermId) -> Option<Requirements> {
+        match &*self.areas.release(term)? {
+            Area::Nodes(labels) => Some(labels.clone()),
+            Area::Block(_) => {
+                self.pending.insert(term);
+                None
+            }
+        }
+    }
+
+    fn block(&self, term: TermId) -> Option<&IpBlock> {
+        match &**self.areas.try_value(term)? {
+            Area::Block(block) => Some(block),
+            Area::Nodes(_) => None,
         }
     }
 
@@ -93,7 +119,7 @@ impl BlockMap {
     pub(crate) fn paint(&mut self, classifier: &mut Classifier) -> Vec<Span> {
         let mut pending: Vec<TermId> = self.pending.drain().collect();
         // Large blocks first: they are painted over few ranges then.
-        pending.sort_by_key(|t| (self.blocks.try_value(*t).map_or(0, |b| b.cidr.prefix_len()), *t));
+        pending.sort_by_key(|t| (self.block(*t).map_or(0, |b| b.cidr.prefix_len()), *t));
         let mut changed = Vec::new();
         for term in &pending {
             // The number may have another block than the one that was painted.
@@ -103,8 +129,7 @@ impl BlockMap {
             }
         }
         for term in &pending {
-            let Some(block) = self.blocks.try_value(*term) else { continue };
-            let spans = spans(block);
+            let Some(spans) = self.block(*term).map(spans) else { continue };
             let add = |terms: &mut Vec<TermId>| {
                 if let Err(at) = terms.binary_search(term) {
                     terms.insert(at, *term);
@@ -150,9 +175,9 @@ impl BlockMap {
         self.v6.iter().map(|r| (*r.0, *r.1)).collect()
     }
 
-    /// How many blocks there are.
+    /// How many blocks and node selectors there are.
     pub(crate) fn len(&self) -> usize {
-        self.blocks.len()
+        self.areas.len()
     }
 }
 
@@ -234,7 +259,7 @@ mod tests {
                     prop_assert_eq!(&**classifier.terms(profile), expected.as_slice(), "{}", address);
                 }
             }
-            held.into_iter().flatten().for_each(|t| map.release(t));
+            held.into_iter().flatten().for_each(|t| drop(map.release(t)));
             map.paint(&mut classifier);
             prop_assert_eq!((classifier.len(), map.len()), ((0, 0), 0));
             prop_assert_eq!((map.v4(), map.v6()), (vec![(0, 0)], vec![(0, 0)]));

@@ -75,11 +75,13 @@ impl Index {
 
         findings.moved = self.settle_subjects();
         self.wake_policies();
-        let (blocks, repainted) = self.settle_blocks();
+        let (blocks, repainted, selected) = self.settle_blocks(&dirty);
         let (pods, gone) = self.settle_identities(&mut findings);
         let compiled = self.compile_subjects(&pods.classes, &blocks.classes, pods.wrapped || blocks.wrapped);
         findings.touched_subjects.extend(&compiled.changed);
 
+        findings.touched.extend(&selected);
+        let dirty = [dirty, selected].concat();
         self.settle_addresses(&dirty, &repainted, &compiled.exposed, &mut findings);
         self.collect_touched(&mut findings);
         for identity in gone {
@@ -96,9 +98,10 @@ impl Index {
         }
     }
 
-    /// Ranges of blocks, and their classes.
-    fn settle_blocks(&mut self) -> (Settled, Vec<Span>) {
+    /// Ranges of blocks, and their classes; nodes' addresses that node selectors select otherwise than before.
+    fn settle_blocks(&mut self, dirty: &[Addr]) -> (Settled, Vec<Span>, Vec<Addr>) {
         let repainted = self.blocks.paint(&mut self.block_terms);
+        let selected = self.settle_node_peers(dirty, &repainted);
         let settled = self.block_terms.settle();
         for profile in &settled.profiles {
             let classes = self.block_terms.classes(*profile);
@@ -107,7 +110,7 @@ impl Index {
         if !repainted.is_empty() {
             self.tables.set_ranges(self.blocks.v4(), self.blocks.v6());
         }
-        (settled, repainted)
+        (settled, repainted, selected)
     }
 
     /// Classes of identities that others select now, and which identities have no pods any more.

@@ -7,13 +7,14 @@ use ipnet::IpNet;
 use super::Index;
 use super::build::Locality;
 use super::interner::{Interner, entry};
-use super::labels::{Sym, Symbols};
+use super::labels::{LabelSet, Sym, Symbols, acquire_labels, release_labels};
 
 /// A node's number, from 1; 0: none. Less than 2^29.
 pub(crate) type NodeNumber = u32;
 
 #[derive(Debug, Default)]
 struct Node {
+    labels: LabelSet,
     addresses: Vec<IpAddr>,
     pod_ranges: Vec<IpNet>,
 }
@@ -68,6 +69,17 @@ impl Nodes {
         ranges
     }
 
+    /// The labels of the node, if its object tells this address.
+    pub(crate) fn labels_at(&self, node: NodeNumber, address: IpAddr) -> Option<&LabelSet> {
+        let object = self.objects.get(node.checked_sub(1)? as usize)?.as_ref()?;
+        object.addresses.contains(&address).then_some(&object.labels)
+    }
+
+    /// Every address that a Node object tells.
+    pub(crate) fn told_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.objects.iter().flatten().flat_map(|node| node.addresses.iter().copied())
+    }
+
     /// How many nodes there are.
     pub(crate) fn len(&self) -> usize {
         self.names.len()
@@ -84,7 +96,8 @@ impl Index {
 
     pub(super) fn apply_node(&mut self, node: podgate_api::Node) {
         let number = self.nodes.acquire(&mut self.symbols, &node.name);
-        let object = Node { addresses: node.addresses, pod_ranges: node.pod_cidrs };
+        let labels = acquire_labels(&mut self.symbols, &node.labels);
+        let object = Node { labels, addresses: node.addresses, pod_ranges: node.pod_cidrs };
         self.set_node(number, Some(object));
     }
 
@@ -102,6 +115,7 @@ impl Index {
         let old = std::mem::replace(entry(&mut self.nodes.objects, number - 1), object);
         if let Some(old) = old {
             old.addresses.iter().for_each(|a| self.unclaim_for_node((*a).into(), number));
+            release_labels(&mut self.symbols, &old.labels);
             self.nodes.release(&mut self.symbols, number);
         }
         self.ranges_dirty = true;

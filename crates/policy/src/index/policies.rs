@@ -1,9 +1,6 @@
 //! Policies as the compiler needs them: rules whose peers are terms and whose ports are spans.
 //!
 //! Only policies that are about local pods are compiled; the others sleep. A node has pods of few policies, and the
-//! peers that only others' policies tell apart would make classes (and rules with counters) that no table here needs.
-//!
-//! Only policies that are about local pods are compiled; the others sleep. A node has pods of few policies, and the
 //! peers that only others' policies tell apart would make classes (and rule numbers) that no table here needs.
 
 use std::cmp::Ordering;
@@ -31,7 +28,7 @@ pub(crate) struct CompiledRule {
     pub(crate) everybody: bool,
     /// The pod selectors among its peers, sorted.
     pub(crate) pods: Box<[TermId]>,
-    /// The blocks among its peers, sorted.
+    /// The blocks and node selectors among its peers, sorted.
     pub(crate) blocks: Box<[TermId]>,
     pub(crate) ports: Box<[PortSpan]>,
     /// The names among its ports.
@@ -71,6 +68,11 @@ impl Policy {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         }
+    }
+
+    /// What of it is not enforced as it is written.
+    pub(crate) fn caveats(&self) -> &[String] {
+        &self.spec.caveats
     }
 
     fn rules(&self) -> impl Iterator<Item = &CompiledRule> {
@@ -265,7 +267,7 @@ impl Index {
             for rule in &side.rules {
                 self.rules.release(&mut self.tables, rule.id);
                 rule.pods.iter().for_each(|t| self.release_peer_selector(*t));
-                rule.blocks.iter().for_each(|t| self.blocks.release(*t));
+                rule.blocks.iter().for_each(|t| self.release_block(*t));
                 rule.names.iter().for_each(|n| self.port_sets.release_name(&mut self.symbols, *n));
             }
         }
@@ -321,6 +323,7 @@ impl Index {
                         pods.push(self.acquire_peer_selector(selector));
                     }
                     Peer::Block(block) => blocks.push(self.blocks.acquire(block)),
+                    Peer::Nodes(selector) => blocks.push(self.acquire_node_selector(selector)),
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use podgate_api::{Kind, ObjectKey};
+use podgate_api::ObjectKey;
 use podgate_engine::Tier;
 
 use super::Index;
@@ -21,6 +21,7 @@ impl Index {
     pub fn warnings(&self) -> Vec<Warning> {
         let mut warnings: Vec<_> = self.idle_legacy().chain(self.in_missing_namespaces()).collect();
         warnings.extend(self.equal_priorities());
+        warnings.extend(self.caveats());
         warnings.sort();
         warnings
     }
@@ -53,14 +54,20 @@ impl Index {
         })
     }
 
+    /// What of policies is not enforced as it is written.
+    fn caveats(&self) -> impl Iterator<Item = Warning> {
+        let all = self.policies.iter().flat_map(|p| p.caveats().iter().map(|caveat| (&p.key, caveat)));
+        all.map(|(key, caveat)| Warning { object: key.clone(), message: caveat.clone() })
+    }
+
     fn equal_priorities(&self) -> Vec<Warning> {
-        let mut seen: HashMap<(Tier, Kind, i32), Vec<&ObjectKey>> = HashMap::new();
+        let mut seen: HashMap<(Tier, i32), Vec<&ObjectKey>> = HashMap::new();
         for policy in self.policies.iter().filter(|p| p.tier != Tier::NetworkPolicy) {
-            seen.entry((policy.tier, policy.key.kind, policy.priority)).or_default().push(&policy.key);
+            seen.entry((policy.tier, policy.priority)).or_default().push(&policy.key);
         }
         let mut warnings = Vec::new();
-        for ((tier, _, priority), mut keys) in seen {
-            keys.sort();
+        for ((tier, priority), mut keys) in seen {
+            keys.sort_by_key(|key| (&key.name, key.kind));
             if let [first, others @ ..] = keys.as_slice() {
                 warnings.extend(others.iter().map(|key| Warning {
                     object: (*key).clone(),

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use podgate_api::{Action, Direction, Peer, Peers, PolicySpec, PortMatch, Protocol, Rule};
+use podgate_api::{Action, Direction, LabelSelector, Peer, Peers, PolicySpec, PortMatch, Protocol, Rule};
 use podgate_engine::protocol;
 
 use super::mismatch::{Mismatch, PeerMismatch, PortMismatch};
-use super::selection::pod_matches;
+use super::selection::{label_mismatches, pod_matches};
 use super::{Flow, owner};
 use crate::World;
 
@@ -52,8 +52,8 @@ fn failed<E>(result: Result<(), Vec<E>>) -> Vec<E> {
     result.err().unwrap_or_default()
 }
 
-/// Whether the address is the peer. A selector matches the pod that owns the address; a block matches any address in
-/// it, a pod's as well.
+/// Whether the address is the peer. A selector of pods matches the pod that owns the address; a block matches any
+/// address in it, a pod's as well; a selector of nodes matches what Node objects tell of their addresses.
 pub fn peer_matches(world: &World, policy: &PolicySpec, peer: &Peer, address: IpAddr) -> Result<(), PeerMismatch> {
     match peer {
         Peer::Pods { namespaces, pods } => {
@@ -68,7 +68,20 @@ pub fn peer_matches(world: &World, policy: &PolicySpec, peer: &Peer, address: Ip
             Some(except) => Err(PeerMismatch::InExcept { address, cidr: block.cidr, except: *except }),
             None => Ok(()),
         },
+        Peer::Nodes(selector) => node_matches(world, selector, address),
     }
+}
+
+/// Whether the address is told by the object of a node with these labels, and no live pod owns it.
+fn node_matches(world: &World, selector: &LabelSelector, address: IpAddr) -> Result<(), PeerMismatch> {
+    let owned = owner(world, address).is_some();
+    let mut nodes = world.nodes.values().filter(|node| !owned && node.addresses.contains(&address));
+    let first = nodes.next().ok_or(PeerMismatch::NoNode { address })?;
+    let conditions = label_mismatches(selector, &first.labels);
+    if conditions.is_empty() || nodes.any(|node| selector.matches(&node.labels)) {
+        return Ok(());
+    }
+    Err(PeerMismatch::Node { node: first.name.clone(), conditions })
 }
 
 /// Whether the flow's protocol and destination port are these. A name is looked up on the destination pod, whichever

@@ -35,6 +35,20 @@ pub enum PeerMismatch {
         /// What fails.
         conditions: Vec<PodCondition>,
     },
+    /// Node selectors match addresses that Node objects tell, and none tells this one (or it is a live pod's).
+    #[error("{address} is no node's address by any Node object")]
+    NoNode {
+        /// The address.
+        address: IpAddr,
+    },
+    /// The address' node differs in these labels.
+    #[error("node {node}: label {}", list(conditions))]
+    Node {
+        /// The node, the first by name that has the address.
+        node: String,
+        /// What fails.
+        conditions: Vec<LabelMismatch>,
+    },
     /// The address is not in the block.
     #[error("{address} is not in {cidr}")]
     OutsideBlock {

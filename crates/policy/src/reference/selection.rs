@@ -29,7 +29,7 @@ pub(super) fn pod_matches(
     if failed.is_empty() { Ok(()) } else { Err(failed) }
 }
 
-fn label_mismatches(selector: &LabelSelector, labels: &Labels) -> Vec<LabelMismatch> {
+pub(super) fn label_mismatches(selector: &LabelSelector, labels: &Labels) -> Vec<LabelMismatch> {
     let failed = selector.requirements.iter().filter(|r| !r.matches(labels));
     failed.map(|r| LabelMismatch { requirement: r.clone(), found: labels.get(&r.key).cloned() }).collect()
 }

@@ -182,6 +182,11 @@ impl NodeBuilder {
         self
     }
 
+    pub fn label(mut self, key: &str, value: &str) -> Self {
+        self.0.labels.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
     pub fn pods_in(mut self, text: &str) -> Self {
         self.0.pod_cidrs.push(block(text));
         self
@@ -207,6 +212,7 @@ fn spec(kind: Kind, name: &str, tier: Tier, priority: i32, namespaces: Namespace
         isolates_egress: false,
         ingress: Vec::new(),
         egress: Vec::new(),
+        caveats: Vec::new(),
     })
 }
 
@@ -318,6 +324,11 @@ impl RuleBuilder {
     pub fn block(self, cidr: &str, except: &[&str]) -> Self {
         let except = except.iter().map(|e| block(e)).collect();
         self.peer(Peer::Block(IpBlock { cidr: block(cidr), except }))
+    }
+
+    /// Nodes by their labels.
+    pub fn nodes(self, nodes: &str) -> Self {
+        self.peer(Peer::Nodes(selector(nodes)))
     }
 
     pub fn port(self, protocol: Protocol, number: u16) -> Self {

@@ -163,7 +163,16 @@ pub fn simpler(object: &Object) -> Vec<Object> {
             (0..pod.ports.len()).for_each(|i| push(&|p| drop(p.ports.remove(i))));
             (0..pod.addresses.len()).for_each(|i| push(&|p| p.addresses.retain(|a| *a != pod.addresses[i])));
         }
-        Object::Namespace(_) | Object::Node(_) => {}
+        Object::Node(node) => {
+            let mut push = |less: podgate_api::Node| (less != *node).then(|| all.push(Object::Node(less)));
+            push(podgate_api::Node { labels: Default::default(), ..node.clone() });
+            push(podgate_api::Node { pod_cidrs: Vec::new(), ..node.clone() });
+            for i in 0..node.addresses.len() {
+                let addresses = node.addresses.iter().filter(|a| **a != node.addresses[i]).copied().collect();
+                push(podgate_api::Node { addresses, ..node.clone() });
+            }
+        }
+        Object::Namespace(_) => {}
     }
     all
 }

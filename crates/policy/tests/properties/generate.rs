@@ -103,6 +103,11 @@ pub fn edited(rng: &mut Rng, old: &Object) -> Object {
             0 => namespace.labels = new.labels,
             _ => namespace.ingress_default_deny = !namespace.ingress_default_deny,
         },
+        (Object::Node(node), Object::Node(new)) => match rng.below(3) {
+            0 => node.labels = new.labels,
+            1 => node.addresses = new.addresses,
+            _ => node.pod_cidrs = new.pod_cidrs,
+        },
         (Object::Policy(policy), Object::Policy(new)) => match rng.below(4) {
             0 => policy.subject = new.subject,
             1 => policy.ingress = new.ingress,
@@ -129,7 +134,7 @@ fn node(rng: &mut Rng, name: &str) -> Node {
     addresses.extend(rng.chance(40).then(|| any_node_address(rng)));
     let ranges = ["10.1.0.0/29", "10.1.0.8/29", "fd00:1::/125"];
     let pod_cidrs = ranges.iter().filter(|_| rng.chance(25)).map(|r| r.parse().unwrap()).collect();
-    Node { name: name.to_owned(), labels: Labels::new(), addresses, pod_cidrs }
+    Node { name: name.to_owned(), labels: labels(rng, &["role", "env"]), addresses, pod_cidrs }
 }
 
 fn own_node_address(rng: &mut Rng, name: &str) -> IpAddr {
@@ -229,7 +234,7 @@ fn policy(rng: &mut Rng, key: &ObjectKey) -> PolicySpec {
     };
     let network_policy = tier == Tier::NetworkPolicy;
     let legacy = key.kind == Kind::LegacyNetworkPolicy;
-    let rules = |rng: &mut Rng| (0..rng.below(4)).map(|_| rule(rng, tier)).collect();
+    let rules = |rng: &mut Rng, to_nodes| (0..rng.below(4)).map(|_| rule(rng, tier, to_nodes)).collect();
     let mut policy = PolicySpec {
         key: key.clone(),
         tier,
@@ -240,8 +245,9 @@ fn policy(rng: &mut Rng, key: &ObjectKey) -> PolicySpec {
         },
         isolates_ingress: network_policy && (legacy || rng.chance(70)),
         isolates_egress: network_policy && !legacy && rng.chance(50),
-        ingress: rules(rng),
-        egress: rules(rng),
+        ingress: rules(rng, false),
+        egress: rules(rng, !network_policy),
+        caveats: Vec::new(),
     };
     drop_undeclared_rules(&mut policy);
     policy
@@ -259,7 +265,8 @@ fn drop_undeclared_rules(policy: &mut PolicySpec) {
     }
 }
 
-fn rule(rng: &mut Rng, tier: Tier) -> Rule {
+/// `to_nodes`: node selectors may be among the peers, as in egress rules of the cluster tiers.
+fn rule(rng: &mut Rng, tier: Tier, to_nodes: bool) -> Rule {
     let cluster = tier != Tier::NetworkPolicy;
     let action = match tier {
         Tier::NetworkPolicy => Action::Accept,
@@ -269,7 +276,7 @@ fn rule(rng: &mut Rng, tier: Tier) -> Rule {
     let peers = match rng.below(100) {
         0..15 => Peers::Any,
         15..17 if cluster => Peers::Of(Vec::new()),
-        _ => Peers::Of((0..1 + rng.below(3)).map(|_| peer(rng, cluster)).collect()),
+        _ => Peers::Of((0..1 + rng.below(3)).map(|_| peer(rng, cluster, to_nodes)).collect()),
     };
     let ports = if rng.chance(40) { 0 } else { 1 + rng.below(3) };
     Rule {
@@ -280,8 +287,9 @@ fn rule(rng: &mut Rng, tier: Tier) -> Rule {
     }
 }
 
-fn peer(rng: &mut Rng, cluster: bool) -> Peer {
+fn peer(rng: &mut Rng, cluster: bool, to_nodes: bool) -> Peer {
     match rng.below(10) {
+        0..3 if to_nodes => Peer::Nodes(selector(rng, &["role", "env"], 2)),
         0..4 => Peer::Block(ip_block(rng)),
         4..7 if !cluster => Peer::Pods { namespaces: NamespaceMatch::Own, pods: selector(rng, &["app", "env"], 2) },
         _ => Peer::Pods { namespaces: namespaces(rng), pods: selector(rng, &["app", "env"], 2) },
