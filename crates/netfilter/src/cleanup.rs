@@ -5,9 +5,11 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Error;
 use crate::conntrack;
+use crate::life::Vigil;
 use crate::marks::Marks;
 use crate::netlink::Channel;
 use crate::program::layout::delete_table;
+use crate::program::ownership;
 use crate::program::standing::Standing;
 use crate::program::transaction::{Failure, Transaction};
 
@@ -18,6 +20,8 @@ pub struct Cleanup {
     pub table: bool,
     /// So many connections were remembered as accepted, and no longer are.
     pub connections: usize,
+    /// The agent that owned the table lives: it puts it back.
+    pub alive: bool,
 }
 
 /// Takes the table away, then our label and mark off all connections. Does no harm where nothing of ours is.
@@ -29,6 +33,8 @@ pub fn cleanup() -> Result<Cleanup, Error> {
     let standing = Standing::read(&mut channel)?;
     let mut done = Cleanup::default();
     if standing.is_some() {
+        let owner = ownership::read(&mut channel)?;
+        done.alive = owner.is_some_and(|owner| matches!(Vigil::keep(&owner.agent), Ok(Some(_))));
         let mut transaction = Transaction::default();
         delete_table(&mut transaction);
         match transaction.commit(&mut channel, None) {

@@ -46,6 +46,9 @@ pub enum Error {
         /// What the kernel said.
         said: String,
     },
+    /// The table is another agent's by now, or gone; nothing was changed.
+    #[error("table inet podgate is not this agent's any more: another agent claimed it, or somebody removed it")]
+    NotOwner,
     /// Other users of nftables kept changing the rule set while a change that depends on it was prepared.
     #[error("the rule set kept changing while {doing}: another program rewrites nftables rules in a loop; stop it")]
     Busy {

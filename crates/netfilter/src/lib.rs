@@ -4,7 +4,9 @@
 //!  Program ──(netlink, one transaction a change)──▶ table inet podgate ──▶ NFQUEUE n..m ──▶ queue
 //!     │  marks: which bits say what, on both ways        ▲                                   │
 //!     │                                                  └── verdict + mark ◀────────────────┘
+//!     │  owner: of several agents one writes
 //!  Guard       someone else touched our table
+//!  life        whether the agent that owns the table lives
 //!  conntrack   takes back what was remembered of connections
 //!  routes      host routes that go away: their addresses are unknown again
 //!  bridge      packets between bridged pods reach the IP hooks only with br_netfilter
@@ -21,6 +23,7 @@ pub mod conntrack;
 mod error;
 mod features;
 mod guard;
+mod life;
 mod marks;
 mod netlink;
 mod program;
@@ -32,7 +35,9 @@ pub use cleanup::{Cleanup, cleanup};
 pub use error::{Error, Missing};
 pub use features::{Features, probe};
 pub use guard::{Changed, Guard};
+pub use life::{Life, Vigil};
 pub use marks::{Marks, MarksError, Way};
+pub use program::ownership::{Claim, Expect, Owner, owner, uptime};
 pub use program::{Open, Program, ProgramSettings, TABLE, Update};
 pub use queue::{
     Fate, MmsgQueue, NfqQueue, Packet, Queue, QueueError, QueueSettings, QueueStats, Received, queue_stats,

@@ -38,7 +38,7 @@ pub(crate) struct Channel {
 }
 
 /// What the kernel said about one message.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub sequence: u32,
     /// 0 or an errno.

@@ -10,7 +10,8 @@ use std::time::Instant;
 use ipnet::IpNet;
 use kit::*;
 use podgate_netfilter::{
-    Changed, Cleanup, Error, Marks, MarksError, Open, Program, ProgramSettings, Update, cleanup, probe,
+    Changed, Claim, Cleanup, Error, Expect, Marks, MarksError, Open, Program, ProgramSettings, Update, cleanup, owner,
+    probe,
 };
 
 const BOTH: Open = Open { ingress: true, egress: true };
@@ -35,7 +36,12 @@ fn listing(at: &Namespace) -> String {
     for line in at.sh("nft list table inet podgate").lines() {
         // The rule that queues: native or compat, which nft 1.0 prints as nothing, later ones as `xt target`.
         let in_queue = std::mem::replace(&mut queue, line.trim() == "chain to_queue {");
-        lines.push(if in_queue { "\t\tQUEUE".to_owned() } else { line.to_owned() });
+        let owner = line.contains("comment \"agent ");
+        lines.push(match () {
+            () if in_queue => "\t\tQUEUE".to_owned(),
+            () if owner => "\t\telements = { OWNER }".to_owned(),
+            () => line.to_owned(),
+        });
     }
     lines.join("\n") + "\n"
 }
@@ -98,7 +104,10 @@ fn taking_over_keeps_base_chains_and_sets_and_rewrites_rules() {
     // The queue differs, as it should; nft can print it only where iptables is installed (or the kernel has its own).
     let words = |text: &str| {
         let lines = text.lines().map(|l| l.split(" # handle").next().unwrap_or_default().trim());
-        lines.filter(|l| !l.is_empty() && !l.starts_with("queue ")).collect::<Vec<_>>().join("\n")
+        lines
+            .filter(|l| !l.is_empty() && !l.starts_with("queue ") && !l.contains(" since "))
+            .collect::<Vec<_>>()
+            .join("\n")
     };
     assert_eq!(words(&after), words(&before), "the same rules, one of each");
     assert!(after.contains("ct direction reply return"), "judging of input went on");
@@ -178,8 +187,8 @@ table ip podgate { chain x { }; }'");
     at.run(|| {
         let mut program = install(ProgramSettings { udp_prerouting: Some(true), ..settings() });
         program.apply(&Update { judge_input: Some(true), ..Update::default() }).unwrap();
-        assert_eq!(cleanup().unwrap(), Cleanup { table: true, connections: 0 });
-        assert_eq!(cleanup().unwrap(), Cleanup { table: false, connections: 0 });
+        assert_eq!(cleanup().unwrap(), Cleanup { table: true, connections: 0, alive: false });
+        assert_eq!(cleanup().unwrap(), Cleanup { table: false, connections: 0, alive: false });
     });
     assert_eq!(at.sh("nft -a list ruleset"), before);
 }
@@ -313,4 +322,89 @@ fn other_bits_in_new_settings_are_written_down_for_cleanup() {
     let listed = listing(&at);
     assert!(listed.contains("podgate bits: packet 0xf0000 connection 0x2 label 7"), "{listed}");
     assert!(!listed.contains("0x3c00"), "{listed}");
+}
+
+fn claim(agent: &str, expect: Expect) -> Claim<'_> {
+    Claim { agent, expect, above: 0, returns: 0 }
+}
+
+/// What an agent without pods says of the sets.
+fn nothing() -> Update<'static> {
+    Update { ranges: Some(&[]), ..Update::default() }
+}
+
+#[test]
+fn a_superseded_owner_can_write_nothing_and_remove_nothing() {
+    let at = Namespace::new();
+    let old =
+        |at: &Namespace| at.run(|| Program::claim(settings(), &claim("old", Expect::Unchanged(None)), None).unwrap());
+    let mut old = old(&at);
+    assert_eq!(old.owner().generation, 1);
+    let ranges = nets(&["10.1.0.0/24"]);
+    old.replace(&Update { ranges: Some(&ranges), open: &[(v4(2), BOTH)], judge_input: None }).unwrap();
+    let bases = base_chains(&at);
+    let new = at.run(|| {
+        let settings = ProgramSettings { queues: 8..=9, ..settings() };
+        let first = Update { ranges: Some(&ranges), open: &[(v4(3), BOTH)], judge_input: None };
+        Program::claim(settings, &claim("new", Expect::Unchanged(Some(1))), Some(&first)).unwrap()
+    });
+    assert_eq!(new.owner().generation, 2);
+    assert_eq!(at.run(|| owner().unwrap().unwrap().agent), "new");
+    assert_eq!(base_chains(&at), bases);
+    let before = at.sh("nft -a list table inet podgate");
+    for update in [
+        Update { open: &[(v4(4), BOTH)], ..Update::default() },
+        Update { ranges: Some(&[]), ..Update::default() },
+        Update { judge_input: Some(true), ..Update::default() },
+    ] {
+        let error = old.apply(&update).unwrap_err();
+        assert!(matches!(error, Error::NotOwner), "{error}");
+    }
+    let error = old.remove().unwrap_err();
+    assert!(matches!(error, Error::NotOwner), "{error}");
+    assert_eq!(at.sh("nft -a list table inet podgate"), before);
+    assert_eq!(elements(&at, "open_ingress4"), "10.1.0.3");
+    // The owner can.
+    assert_eq!(at.run(|| new.remove().unwrap()), Cleanup { table: true, connections: 0, alive: false });
+    assert_eq!(at.run(|| owner().unwrap()), None);
+}
+
+#[test]
+fn of_several_claims_at_the_same_moment_one_succeeds() {
+    let at = Namespace::new();
+    for round in 0..4 {
+        let names: Vec<String> = (0..4).map(|n| format!("agent{n}")).collect();
+        let expected = at.run(|| owner().unwrap()).map(|o| o.generation);
+        assert_eq!(expected, (round > 0).then_some(round));
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let claims: Vec<_> = names
+                .iter()
+                .map(|name| {
+                    let at = &at;
+                    let claim = claim(name, Expect::Unchanged(expected));
+                    scope.spawn(move || at.run(|| Program::claim(settings(), &claim, Some(&nothing()))))
+                })
+                .collect();
+            claims.into_iter().map(|c| c.join().unwrap()).collect()
+        });
+        let winners: Vec<String> =
+            results.iter().filter_map(|r| r.as_ref().ok()).map(|p| p.owner().agent.clone()).collect();
+        assert_eq!(winners.len(), 1, "{winners:?}");
+        assert!(results.iter().all(|r| matches!(r, Ok(_) | Err(Error::NotOwner))));
+        assert_eq!(at.run(|| owner().unwrap().unwrap().agent), winners[0]);
+    }
+}
+
+#[test]
+fn a_claim_that_was_taken_out_by_hand_stops_the_owner_until_it_claims_again() {
+    let at = Namespace::new();
+    let mut program = at.run(|| Program::claim(settings(), &claim("a", Expect::Anything), None).unwrap());
+    at.sh("nft flush set inet podgate owner");
+    let error = program.apply(&Update { open: &[(v4(2), BOTH)], ..Update::default() }).unwrap_err();
+    assert!(matches!(error, Error::NotOwner), "{error}");
+    assert_eq!(elements(&at, "open_ingress4"), "");
+    let mine = claim("a", Expect::Mine(program.owner().generation));
+    program = at.run(|| Program::claim(settings(), &mine, Some(&nothing())).unwrap());
+    assert_eq!(program.owner().generation, 1);
+    program.apply(&Update { open: &[(v4(2), BOTH)], ..Update::default() }).unwrap();
 }

@@ -8,6 +8,7 @@ use netlink_packet_netfilter::nftables::{
 
 use super::TABLE;
 use super::expression::{Family, jump};
+use super::ownership;
 use super::rules::{REGULAR, Rule};
 use super::transaction::Transaction;
 
@@ -69,6 +70,7 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
             add_set(transaction, id, &format!("{name}{}", family.digit()), family, flags);
         }
     }
+    ownership::add_set(transaction, id + 1);
 }
 
 fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {
@@ -136,7 +138,7 @@ pub(crate) fn delete_table(transaction: &mut Transaction) {
 }
 
 /// A rule's comment as nft keeps it (libnftnl's user data: type 0, length, text with its NUL).
-fn user_comment(comment: &str) -> Vec<u8> {
+pub(crate) fn user_comment(comment: &str) -> Vec<u8> {
     let mut bytes = vec![0, comment.len() as u8 + 1];
     bytes.extend_from_slice(comment.as_bytes());
     bytes.push(0);

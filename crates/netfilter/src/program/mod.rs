@@ -4,6 +4,7 @@
 //! Program ── layout      table, base chains (made once), sets
 //!         ├─ rules       what stands in the chains   (expression: the words they are made of)
 //!         ├─ sets        pod ranges, known-open addresses
+//!         ├─ ownership   whose the table is: of several agents only one may write
 //!         ├─ transaction all or nothing
 //!         └─ standing    what the kernel has: to take over, to recognise
 //! ```
@@ -13,6 +14,7 @@
 
 pub(crate) mod expression;
 pub(crate) mod layout;
+pub(crate) mod ownership;
 pub(crate) mod rules;
 mod sets;
 pub(crate) mod standing;
@@ -25,10 +27,12 @@ use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use self::layout::{Base, CORE, INPUT, UDP};
+use self::ownership::{Claim, Expect, Owner};
 use self::rules::Plan;
 use self::standing::Standing;
 use self::transaction::{Failure, Transaction, generation};
 use crate::Error;
+use crate::cleanup::Cleanup;
 use crate::conntrack;
 use crate::features::{Features, probe_with};
 use crate::guard::Guard;
@@ -82,21 +86,32 @@ pub struct Update<'a> {
     pub judge_input: Option<bool>,
 }
 
-/// The program as it stands in the kernel. Dropping it leaves the kernel as it is.
+/// The program as it stands in the kernel, owned by whoever has this value until somebody else claims it. Dropping it
+/// leaves the kernel as it is.
 pub struct Program {
     channel: Channel,
     features: Features,
     plan: Plan,
     made: Standing,
+    owner: Owner,
     generation: Option<u32>,
 }
 
 impl Program {
-    /// Probes the kernel, then makes the table, or takes over the one that stands: its base chains and the contents of
-    /// its sets stay, its rules are replaced, all in one transaction. From then on packets are diverted.
+    /// [`claim`](Self::claim) for one who is alone: the sets keep what they have, and whoever owned the table loses it.
+    pub fn install(settings: ProgramSettings) -> Result<Self, Error> {
+        let claim = Claim { agent: "", expect: Expect::Anything, above: 0, returns: 0 };
+        Self::claim(settings, &claim, None)
+    }
+
+    /// Probes the kernel, then makes the table, or takes over the one that stands: its base chains stay, its rules are
+    /// replaced, and so are the contents of its sets by what `first` says (without it they stay), and its owner, all in
+    /// one transaction. From then on packets are diverted, to these settings' queues.
     ///
     /// Bits of an earlier agent that had other settings are taken off its connections.
-    pub fn install(settings: ProgramSettings) -> Result<Self, Error> {
+    ///
+    /// Errors: [`Error::NotOwner`] if the table is not in the state that the claim expects.
+    pub fn claim(settings: ProgramSettings, claim: &Claim<'_>, first: Option<&Update<'_>>) -> Result<Self, Error> {
         settings.marks.check()?;
         if settings.queues.is_empty() {
             return Err(Error::Queues { first: *settings.queues.start(), last: *settings.queues.end() });
@@ -111,14 +126,19 @@ impl Program {
             udp_prerouting: settings.udp_prerouting.unwrap_or(features.release < (6, 12)),
             judge_input: false,
         };
-        let before = take_over(&mut channel, &mut plan)?;
+        let (before, owner) = take_over(&mut channel, &mut plan, claim, first)?;
         let made = Standing::read(&mut channel)?
             .ok_or(Error::Answer { doing: "list our table".into(), why: "someone deleted it at once".into() })?;
         if let Some(old) = before.and_then(|b| b.marks).filter(|old| remembered(old) != remembered(&plan.marks)) {
             let taken = conntrack::forget(&old, &plan.marks)?;
             tracing::info!(connections = taken.taken_back, "took the bits of earlier settings off connections");
         }
-        Ok(Self { channel, features, plan, made, generation: None })
+        Ok(Self { channel, features, plan, made, owner, generation: None })
+    }
+
+    /// Under which generation this one owns the table, unless somebody else claimed it since.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Like [`apply`](Self::apply), but the open sets are emptied first, in the same transaction, and so are the ranges
@@ -128,8 +148,19 @@ impl Program {
     }
 
     /// Makes a change, in one transaction.
+    ///
+    /// Errors: [`Error::NotOwner`] if the table is no longer this one's (or the table is gone); nothing is changed then.
     pub fn apply(&mut self, update: &Update<'_>) -> Result<(), Error> {
         self.change(update, false)
+    }
+
+    /// Takes the table away, then our label and mark off all connections; errors as those of [`apply`](Self::apply).
+    pub fn remove(mut self) -> Result<Cleanup, Error> {
+        let mut transaction = ownership::fence(&self.owner);
+        layout::delete_table(&mut transaction);
+        transaction.commit(&mut self.channel, None)?;
+        let connections = conntrack::revoke(&self.plan.marks, &mut |_| false)?.taken_back;
+        Ok(Cleanup { table: true, connections, alive: false })
     }
 
     /// What the kernel can do.
@@ -161,18 +192,12 @@ impl Program {
     }
 
     fn change(&mut self, update: &Update<'_>, fresh: bool) -> Result<(), Error> {
-        let mut transaction = Transaction::default();
+        let mut transaction = ownership::fence(&self.owner);
         let judge_input = update.judge_input.filter(|wanted| *wanted != self.plan.judge_input);
         if let Some(wanted) = judge_input {
             self.switch_input(&mut transaction, wanted);
         }
-        if fresh {
-            sets::empty_open(&mut transaction);
-        }
-        if let Some(ranges) = update.ranges {
-            sets::replace_ranges(&mut transaction, ranges);
-        }
-        sets::apply_open(&mut transaction, update.open, fresh);
+        fill(&mut transaction, update, fresh);
         if transaction.is_empty() {
             return Ok(());
         }
@@ -206,18 +231,38 @@ fn remembered(marks: &Marks) -> (u32, u8) {
     (marks.connection, marks.label)
 }
 
-/// Writes `plan` over what stands, whose judging of input goes on; returns what stood.
-fn take_over(channel: &mut Channel, plan: &mut Plan) -> Result<Option<Standing>, Error> {
+/// What an update says of the sets.
+fn fill(transaction: &mut Transaction, update: &Update<'_>, fresh: bool) {
+    if fresh {
+        sets::empty_open(transaction);
+    }
+    if let Some(ranges) = update.ranges {
+        sets::replace_ranges(transaction, ranges);
+    }
+    sets::apply_open(transaction, update.open, fresh);
+}
+
+/// Writes `plan` over what stands, whose judging of input goes on unless `first` says otherwise; returns what stood, and
+/// the new owner.
+fn take_over(
+    channel: &mut Channel,
+    plan: &mut Plan,
+    claim: &Claim<'_>,
+    first: Option<&Update<'_>>,
+) -> Result<(Option<Standing>, Owner), Error> {
     for _ in 0..TRIES {
         let seen = generation(channel)?;
         let standing = Standing::read(channel)?;
+        let owner = claim.record(ownership::read(channel)?.as_ref()).ok_or(Error::NotOwner)?;
         let stands = |base: &Base| standing.as_ref().is_some_and(|s| s.has_chain(base.name));
-        plan.judge_input = standing.as_ref().is_some_and(|s| s.rules_in("judge_input") > 0);
+        let judged = standing.as_ref().is_some_and(|s| s.rules_in("judge_input") > 0);
+        plan.judge_input = first.and_then(|f| f.judge_input).unwrap_or(judged);
         let mut bases: Vec<&Base> = CORE.iter().collect();
         bases.extend(UDP.iter().filter(|base| plan.udp_prerouting || stands(base)));
         bases.extend(INPUT.iter().filter(|base| plan.judge_input || stands(base)));
         let mut transaction = Transaction::default();
         layout::add_table(&mut transaction);
+        ownership::set(&mut transaction, &owner);
         layout::flush_rules(&mut transaction, None);
         for rule in rules::rules(plan) {
             layout::add_rule(&mut transaction, rule);
@@ -226,9 +271,13 @@ fn take_over(channel: &mut Channel, plan: &mut Plan) -> Result<Option<Standing>,
             layout::add_base(&mut transaction, base);
             layout::add_rule(&mut transaction, layout::base_rule(base));
         }
+        if let Some(first) = first {
+            fill(&mut transaction, first, true);
+        }
         match transaction.commit(channel, Some(seen)) {
-            Ok(()) => return Ok(standing),
+            Ok(()) => return Ok((standing, owner)),
             Err(Failure::Stale) => {}
+            Err(Failure::Fenced) => return Err(Error::NotOwner),
             Err(Failure::Other(error)) => {
                 let differs = matches!(error.refused_with(), Some(libc::EEXIST | libc::EOPNOTSUPP));
                 return Err(if differs && standing.is_some() {

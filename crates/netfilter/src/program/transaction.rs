@@ -22,6 +22,8 @@ const NFTA_GEN_ID: u16 = 1;
 pub(crate) struct Transaction {
     bytes: Vec<u8>,
     steps: Vec<Step>,
+    /// So many steps stand at the head of every part: see [`Transaction::fenced`].
+    fence: usize,
 }
 
 struct Step {
@@ -34,6 +36,8 @@ struct Step {
 pub(crate) enum Failure {
     /// Someone changed the rule set since the generation that this depends on.
     Stale,
+    /// A step of the fence found nothing.
+    Fenced,
     Other(Error),
 }
 
@@ -41,6 +45,7 @@ impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Stale => Error::Busy { doing: "changing it" },
+            Failure::Fenced => Error::NotOwner,
             Failure::Other(error) => error,
         }
     }
@@ -52,14 +57,26 @@ pub(crate) fn inet(message: impl Into<NetfilterMessageInner>) -> NetfilterMessag
 }
 
 impl Transaction {
+    /// A change that depends on these first steps: where one of them does not find what it is about (`ENOENT`), nothing
+    /// is done.
+    pub(crate) fn fenced(steps: [(&str, NfTablesMessage, u16); 2]) -> Self {
+        let mut transaction = Self::default();
+        for (doing, message, flags) in steps {
+            transaction.push(doing, message, flags);
+        }
+        transaction.fence = transaction.steps.len();
+        transaction
+    }
+
     /// Adds a message; `doing` completes "the kernel refused to …".
     pub(crate) fn push(&mut self, doing: impl Into<String>, message: NfTablesMessage, flags: u16) {
         self.steps.push(Step { start: self.bytes.len(), doing: doing.into() });
         append(&mut self.bytes, inet(message), NLM_F_REQUEST | flags, 0);
     }
 
+    /// Whether it would change nothing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.steps.len() == self.fence
     }
 
     /// Makes the change. With `generation`, only if the rule set is still of that generation.
@@ -67,7 +84,7 @@ impl Transaction {
     /// It is one transaction as long as the system lets a message be that large, which it does for NET_ADMIN. If not,
     /// it becomes several in the same order, which is said in the log.
     pub(crate) fn commit(self, channel: &mut Channel, generation: Option<u32>) -> Result<(), Failure> {
-        match self.send(channel, 0..self.steps.len(), generation, true) {
+        match self.send(channel, self.fence..self.steps.len(), generation, true) {
             Err(Sent::TooLarge) => {}
             Err(Sent::Failed(failure)) => return Err(failure),
             Ok(answers) => return self.judge(&answers),
@@ -94,7 +111,7 @@ impl Transaction {
     /// Has the kernel check every message and then forget them all (a batch without end is aborted; what `nft --check`
     /// does). Returns what it said about each, in order.
     pub(crate) fn rehearse(self, channel: &mut Channel) -> Result<Vec<Option<Answer>>, Error> {
-        let answers = match self.send(channel, 0..self.steps.len(), None, false) {
+        let answers = match self.send(channel, self.fence..self.steps.len(), None, false) {
             Ok(answers) => answers,
             Err(Sent::Failed(failure)) => return Err(failure.into()),
             Err(Sent::TooLarge) => {
@@ -103,9 +120,9 @@ impl Transaction {
             }
         };
         let mut said: Vec<Option<Answer>> = self.steps.iter().map(|_| None).collect();
-        for answer in answers.list {
-            match self.step(answers.first, answer.sequence) {
-                Some(index) => said[index] = Some(answer).filter(|a| a.code != 0),
+        for answer in &answers.list {
+            match answers.step(answer.sequence) {
+                Some(index) => said[index] = Some(answer.clone()).filter(|a| a.code != 0),
                 None if answer.code != 0 => return Err(answer.refusal("use nf_tables")),
                 None => {}
             }
@@ -113,11 +130,11 @@ impl Transaction {
         Ok(said)
     }
 
-    /// Ranges of steps that stay below `limit` bytes each (a single larger step stands alone).
+    /// Ranges of steps that stay below `limit` bytes each (a single larger step stands alone), without the fence.
     fn parts(&self, limit: usize) -> Vec<std::ops::Range<usize>> {
         let mut parts = Vec::new();
-        let mut begin = 0;
-        for index in 0..self.steps.len() {
+        let mut begin = self.fence;
+        for index in self.fence..self.steps.len() {
             let end = self.steps.get(index + 1).map_or(self.bytes.len(), |s| s.start);
             if index > begin && end - self.steps[begin].start > limit {
                 parts.push(begin..index);
@@ -135,26 +152,25 @@ impl Transaction {
         generation: Option<u32>,
         commit: bool,
     ) -> Result<Answers, Sent> {
-        let first = channel.sequence(steps.len() as u32 + 2);
-        let (from, last) = (steps.start, steps.end.saturating_sub(1));
-        let start = self.steps.get(from).map_or(0, |s| s.start);
-        let end = self.steps.get(steps.end).map_or(self.bytes.len(), |s| s.start);
-        let mut bytes = Vec::with_capacity(end - start + 64);
+        let order: Vec<usize> = (0..self.fence).chain(steps).collect();
+        let first = channel.sequence(order.len() as u32 + 2);
+        let last = order.len().saturating_sub(1);
+        let mut bytes = Vec::with_capacity(self.bytes.len() + 64);
         append(&mut bytes, begin(generation), NLM_F_REQUEST, first);
-        for index in steps {
+        for (position, index) in order.iter().copied().enumerate() {
             // Patch the sequence number, and on the last message ask for an answer: struct nlmsghdr is length (4),
             // type (2), flags (2), sequence (4), port (4).
             let place = bytes.len();
             let until = self.steps.get(index + 1).map_or(self.bytes.len(), |s| s.start);
             bytes.extend_from_slice(&self.bytes[self.steps[index].start..until]);
-            let sequence = first.wrapping_add((index - from) as u32 + 1);
+            let sequence = first.wrapping_add(position as u32 + 1);
             bytes[place + 8..place + 12].copy_from_slice(&sequence.to_ne_bytes());
-            if index == last {
+            if position == last {
                 let flags = u16::from_ne_bytes([bytes[place + 6], bytes[place + 7]]) | NLM_F_ACK;
                 bytes[place + 6..place + 8].copy_from_slice(&flags.to_ne_bytes());
             }
         }
-        let final_sequence = first.wrapping_add((last + 1 - from) as u32);
+        let final_sequence = first.wrapping_add(last as u32 + 1);
         if commit {
             append(&mut bytes, control(ControlMessage::BatchEnd), NLM_F_REQUEST, final_sequence.wrapping_add(1));
         }
@@ -163,7 +179,7 @@ impl Transaction {
             _ => Sent::Failed(Failure::Other(Error::io("send a change to nftables", error))),
         })?;
         let (list, lost) = channel.answers("a change to nftables").map_err(|e| Sent::Failed(Failure::Other(e)))?;
-        Ok(Answers { first, from, last: final_sequence, list, lost })
+        Ok(Answers { first, order, last: final_sequence, list, lost })
     }
 
     fn judge(&self, answers: &Answers) -> Result<(), Failure> {
@@ -171,7 +187,10 @@ impl Transaction {
             if answer.code == libc::ERESTART {
                 return Err(Failure::Stale);
             }
-            let index = self.step(answers.first, answer.sequence).map(|i| i + answers.from);
+            let index = answers.step(answer.sequence);
+            if answer.code == libc::ENOENT && index.is_some_and(|i| i < self.fence) {
+                return Err(Failure::Fenced);
+            }
             let doing = index.and_then(|i| self.steps.get(i)).map_or("change nftables", |s| s.doing.as_str());
             return Err(Failure::Other(answer.refusal(doing)));
         }
@@ -183,18 +202,23 @@ impl Transaction {
         }
         Ok(())
     }
-
-    fn step(&self, first: u32, sequence: u32) -> Option<usize> {
-        (sequence.wrapping_sub(first) as usize).checked_sub(1).filter(|i| *i < self.steps.len())
-    }
 }
 
 struct Answers {
     first: u32,
-    from: usize,
+    /// The steps that were sent.
+    order: Vec<usize>,
     last: u32,
     list: Vec<Answer>,
     lost: bool,
+}
+
+impl Answers {
+    /// The step that a message of this number was.
+    fn step(&self, sequence: u32) -> Option<usize> {
+        let position = (sequence.wrapping_sub(self.first) as usize).checked_sub(1)?;
+        self.order.get(position).copied()
+    }
 }
 
 enum Sent {
