@@ -16,6 +16,7 @@ mod addresses;
 mod block_map;
 mod build;
 mod classifier;
+mod counts;
 mod identities;
 mod interner;
 mod labels;
@@ -53,6 +54,7 @@ use selectors::Selectors;
 use subjects::Subjects;
 
 pub use build::{Build, Exposure, Locality};
+pub use counts::Counts;
 pub use warnings::Warning;
 
 /// The world, indexed. Changes mark what depends on them; a build compiles only that.

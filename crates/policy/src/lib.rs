@@ -14,5 +14,5 @@ mod index;
 pub mod reference;
 mod world;
 
-pub use index::{Build, Exposure, Index, Locality, Warning};
+pub use index::{Build, Counts, Exposure, Index, Locality, Warning};
 pub use world::World;

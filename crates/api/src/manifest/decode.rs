@@ -33,9 +33,19 @@ pub(super) fn field<T: DeserializeOwned>(
     let absent = Scalar { text: "".into(), kind: ScalarKind::Null };
     let absent = Node { line: object.line, value: Value::Scalar(absent) };
     let (node, line) = object.entry(key).map_or((&absent, object.line), |entry| (&entry.value, entry.line));
+    value(node, line, &Path::Root.key(key), unknown, report)
+}
+
+/// As [`field`], of a value that stands at `path`, its field in this line.
+pub(super) fn value<T: DeserializeOwned>(
+    node: &Node<'_>,
+    line: u32,
+    path: &Path<'_>,
+    unknown: Unknown,
+    report: &mut Report,
+) -> Option<T> {
     let context = Context { unknown, issues: RefCell::default() };
-    let path = Path::Root.key(key);
-    let read = T::deserialize(Reader { node, line, path: &path, siblings: &[], context: &context });
+    let read = T::deserialize(Reader { node, line, path, siblings: &[], context: &context });
     context.issues.into_inner().into_iter().for_each(|issue| report.push(issue));
     match read {
         Ok(value) => Some(value),

@@ -4,7 +4,7 @@ use super::document::Document;
 use super::path::Path;
 use super::report::{Issue, Report};
 use super::tree::{Node, Value};
-use super::{Located, ManifestError, Parsed, cluster, legacy, pod, policy};
+use super::{Located, ManifestError, Parsed, cluster, legacy, pod, policy, tiers};
 use crate::{Kind, Object, ObjectKey};
 
 /// Collects what the documents of one file say.
@@ -47,11 +47,16 @@ fn concern(meta: TypeMeta<'_>) -> Concern {
         ("v1", "Node") => Concern::Followed(Kind::Node),
         ("networking.k8s.io/v1", "NetworkPolicy") => Concern::Followed(Kind::NetworkPolicy),
         ("extensions/v1beta1", "NetworkPolicy") => Concern::Followed(Kind::LegacyNetworkPolicy),
+        (V1ALPHA2, "ClusterNetworkPolicy") => Concern::Followed(Kind::ClusterNetworkPolicy),
+        (V1ALPHA1, "AdminNetworkPolicy") => Concern::Followed(Kind::AdminNetworkPolicy),
+        (V1ALPHA1, "BaselineAdminNetworkPolicy") => Concern::Followed(Kind::BaselineAdminNetworkPolicy),
         (version, kind @ ("Pod" | "Namespace" | "Node")) if group.is_empty() => {
             Concern::Refused(format!("{version:?} is no apiVersion of a {kind}; use v1"), None)
         }
-        (version, kind) if group == "policy.networking.k8s.io" => {
-            Concern::Refused(format!("podgate does not enforce {kind} ({version}) yet; it has no effect"), None)
+        // Other projects have policies of the same names.
+        (version, kind @ "ClusterNetworkPolicy") => Concern::Refused(not_enforced(kind, version, V1ALPHA2), None),
+        (version, kind @ ("AdminNetworkPolicy" | "BaselineAdminNetworkPolicy")) => {
+            Concern::Refused(not_enforced(kind, version, V1ALPHA1), None)
         }
         (version, "NetworkPolicy") => {
             let kind = match group {
@@ -70,6 +75,13 @@ fn concern(meta: TypeMeta<'_>) -> Concern {
     }
 }
 
+const V1ALPHA1: &str = "policy.networking.k8s.io/v1alpha1";
+const V1ALPHA2: &str = "policy.networking.k8s.io/v1alpha2";
+
+fn not_enforced(kind: &str, version: &str, ours: &str) -> String {
+    format!("podgate does not enforce a {kind} of apiVersion {version:?}; use {ours}")
+}
+
 /// What else there is, or was, in the group `networking.k8s.io`.
 const NETWORKING: [&str; 5] = ["ClusterCIDR", "IPAddress", "Ingress", "IngressClass", "ServiceCIDR"];
 
@@ -78,6 +90,7 @@ const NETWORKING: [&str; 5] = ["ClusterCIDR", "IPAddress", "Ingress", "IngressCl
 fn misspelt(version: &str, kind: &str, group: &str) -> Option<Concern> {
     let ours = match group {
         "networking.k8s.io" if kind == "NetworkPolicyList" => return None,
+        "policy.networking.k8s.io" => return misspelt_tier(version, kind),
         "" => ["Pod", "Namespace", "Node", "List"].into_iter().find(|ours| kind.eq_ignore_ascii_case(ours))?,
         "networking.k8s.io" if !NETWORKING.contains(&kind.strip_suffix("List").unwrap_or(kind)) => "NetworkPolicy",
         _ if kind.eq_ignore_ascii_case("NetworkPolicy") => "NetworkPolicy",
@@ -89,6 +102,20 @@ fn misspelt(version: &str, kind: &str, group: &str) -> Option<Concern> {
         _ => None,
     };
     Some(Concern::Misspelt(format!("{version} has no kind {kind:?}; it may have to be {ours}"), policy))
+}
+
+/// A kind of the group of the cluster tiers that is none of them (nor a list of them).
+fn misspelt_tier(version: &str, kind: &str) -> Option<Concern> {
+    let kinds: &[&str] = match version {
+        V1ALPHA1 => &["AdminNetworkPolicy", "BaselineAdminNetworkPolicy"],
+        V1ALPHA2 => &["ClusterNetworkPolicy"],
+        _ => &["ClusterNetworkPolicy", "AdminNetworkPolicy", "BaselineAdminNetworkPolicy"],
+    };
+    if kind.strip_suffix("List").is_some_and(|kind| kinds.contains(&kind)) {
+        return None;
+    }
+    let ours = kinds.join(" or ");
+    Some(Concern::Misspelt(format!("{version} has no kind {kind:?}; it may have to be {ours}"), None))
 }
 
 impl<'f> Reader<'f> {
@@ -204,11 +231,14 @@ impl<'f> Reader<'f> {
             Kind::Node => cluster::node(node, &header, &mut report).map(Object::Node),
             Kind::NetworkPolicy => policy::read(node, &header, &mut report).map(Object::Policy),
             Kind::LegacyNetworkPolicy => legacy::read(node, &header, &mut report).map(Object::Policy),
-            // No apiVersion leads here yet.
-            Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => None,
+            Kind::ClusterNetworkPolicy | Kind::AdminNetworkPolicy | Kind::BaselineAdminNetworkPolicy => {
+                tiers::read(node, &header, &mut report).map(Object::Policy)
+            }
         };
-        // A namespace that comes back in spite of complaints is one that is isolated to be safe.
-        if let Some(object) = object.filter(|object| report.is_clean() || matches!(object, Object::Namespace(_))) {
+        // A namespace that comes back in spite of complaints is one that is isolated to be safe, and a policy of a
+        // cluster tier one that is closed where it can't be understood.
+        let counts = matches!(kind, Kind::Namespace) || kind.is_cluster_policy();
+        if let Some(object) = object.filter(|_| counts || report.is_clean()) {
             self.parsed.objects.push(Located { line: node.line as usize, object });
         }
         self.errors(report.into_issues(), Some(&header.key));

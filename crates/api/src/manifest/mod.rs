@@ -3,7 +3,7 @@
 //! ```text
 //!   text ─ document ─▶ documents ─ yaml | json ─▶ tree::Node (with lines) ─ kinds ─▶ which kind, which key
 //!                                                                              │
-//!            Object ◀─ pod | cluster | policy | legacy ◀─ decode (serde) ◀─────┘
+//!    Object ◀─ pod | cluster | policy | legacy | tiers ◀─ decode (serde) ◀─────┘
 //!                         └ validate: the API server's rules; every complaint goes to a report::Report
 //! ```
 //!
@@ -24,6 +24,7 @@ mod report;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod tiers;
 mod tree;
 mod validate;
 mod yaml;
@@ -38,7 +39,9 @@ pub struct Parsed {
     /// The objects that podgate follows, in file order.
     pub objects: Vec<Located>,
     /// What is wrong with the others, in file order. An object is either among the objects or has errors here, with
-    /// one exception: a namespace whose isolation can't be understood is both, and counts as isolated.
+    /// two exceptions that are both: a namespace whose isolation can't be understood, which counts as isolated; and a
+    /// policy of a cluster tier whose subject can be read, of which what can't be understood is closed (a rule that
+    /// accepts matches nothing, any other denies everything to or from the subject).
     pub errors: Vec<ManifestError>,
 }
 

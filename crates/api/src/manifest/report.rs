@@ -47,6 +47,12 @@ impl Report {
         }
     }
 
+    /// Adds the complaints of another report about the same object.
+    pub(super) fn absorb(&mut self, other: Report) {
+        self.withheld += other.withheld;
+        other.issues.into_iter().for_each(|issue| self.push(issue));
+    }
+
     /// Whether there is nothing to complain of.
     pub(super) fn is_clean(&self) -> bool {
         self.issues.is_empty()

@@ -114,6 +114,20 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, Wrong> {
     }
 }
 
+/// A domain name of at least two words, `*.` before it standing for every name below it.
+pub(super) fn domain_name(text: &str) -> Result<(), Wrong> {
+    let word = |word: &str| {
+        ends_are(word, |b| b.is_ascii_alphanumeric())
+            && word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+    };
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.contains('.') && name.split('.').all(word) {
+        return Ok(());
+    }
+    Err(format!("{text:?} is no valid domain name, such as example.com, or *.example.com for every name below it"))
+}
+
 /// An IP address; one of IPv4 written as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
 pub(super) fn address(text: &str) -> Result<IpAddr, Wrong> {
     match text.parse::<IpAddr>() {

@@ -62,6 +62,11 @@ impl Pods {
         self.slots[id as usize].as_mut()
     }
 
+    /// Every pod.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Pod> {
+        self.slots.iter().flatten()
+    }
+
     /// How many pods there are.
     pub(crate) fn len(&self) -> usize {
         self.names.len()

@@ -225,7 +225,11 @@ fn stand_in(objects: &mut BTreeMap<ObjectKey, Entry>, old: &File, error: &Manife
         _ => "its last good state stays in force until this is mended",
     };
     if let Some(entry) = objects.get(key) {
-        return told(&entry.object);
+        let before = old.objects.get(key).is_some_and(|before| Arc::ptr_eq(&before.object, &entry.object));
+        return match key.kind.is_cluster_policy() && !before {
+            true => "until this is mended, what can't be understood of it denies, and accepts nothing",
+            false => told(&entry.object),
+        };
     }
     let entry = match (old.objects.get(key), key.kind) {
         (Some(entry), _) => entry.clone(),

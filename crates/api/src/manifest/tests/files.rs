@@ -64,10 +64,20 @@ fn a_misspelt_kind_is_not_passed_over() {
         ("networking.k8s.io/v1", "NetworkPolicies", "NetworkPolicy"),
         ("networking.k8s.io/v1", "NetworkPolcy", "NetworkPolicy"),
         ("extensions/v1beta1", "Networkpolicy", "NetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkpolicy", "ClusterNetworkPolicy"),
+        ("policy.networking.k8s.io/v1alpha2", "NetworkPolicies", "ClusterNetworkPolicy"),
+        (
+            "policy.networking.k8s.io/v1alpha1",
+            "AdminNetworkPolicies",
+            "AdminNetworkPolicy or BaselineAdminNetworkPolicy",
+        ),
     ] {
         let (line, field, message) = error(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"));
         assert_eq!((line, &*field), (2, "kind"), "{kind}");
         assert!(message.contains(kind) && message.ends_with(ours), "{message}");
+    }
+    for list in ["v1alpha2, kind: ClusterNetworkPolicyList", "v1alpha1, kind: AdminNetworkPolicyList"] {
+        assert_eq!(objects(&format!("{{apiVersion: policy.networking.k8s.io/{list}}}")), []);
     }
     for kind in ["Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "IngressList"] {
         assert_eq!(objects(&format!("apiVersion: networking.k8s.io/v1\nkind: {kind}\nitems: []\n")), []);

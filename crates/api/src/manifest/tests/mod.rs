@@ -4,6 +4,7 @@ mod files;
 mod objects;
 mod policies;
 mod robust;
+mod tiers;
 
 use super::{ManifestError, Parsed, parse};
 use crate::{Namespace, Node, Object, Pod, PolicySpec};

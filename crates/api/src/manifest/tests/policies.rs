@@ -365,9 +365,11 @@ fn fields_of_later_times_in_an_old_policy_point_to_the_new_api() {
 #[test]
 fn policies_podgate_does_not_enforce_are_errors() {
     for (version, kind, object) in [
-        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", None),
-        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy", None),
-        ("policy.networking.k8s.io/v1alpha1", "BaselineAdminNetworkPolicy", None),
+        ("policy.networking.k8s.io/v1beta1", "ClusterNetworkPolicy", None),
+        ("policy.networking.k8s.io/v1alpha1", "ClusterNetworkPolicy", None),
+        ("policy.networking.k8s.io/v1alpha2", "AdminNetworkPolicy", None),
+        ("networking.k8s.io/v1", "BaselineAdminNetworkPolicy", None),
+        ("crd.antrea.io/v1beta1", "ClusterNetworkPolicy", None),
         ("networking.k8s.io/v2", "NetworkPolicy", Some(Kind::NetworkPolicy)),
         ("v1", "NetworkPolicy", Some(Kind::NetworkPolicy)),
         ("extensions/v1", "NetworkPolicy", Some(Kind::LegacyNetworkPolicy)),
