@@ -43,11 +43,11 @@ pub(crate) fn main(args: &CleanupArgs) -> Result<ExitCode> {
             false => println!("nothing to remove: no table inet podgate in this network namespace"),
         },
     }
-    if args.wait {
-        end.wait().context("waiting for a signal")?;
-    }
     if gone.alive {
         eprintln!("an agent is running in this network namespace: it puts its rules back; end it first, then clean up");
+    }
+    if args.wait {
+        end.wait().context("waiting for a signal")?;
     }
     Ok(ExitCode::SUCCESS)
 }
