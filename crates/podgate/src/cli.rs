@@ -18,6 +18,7 @@ enum Command {
     Demo(crate::demo::DemoArgs),
     Test(crate::check::TestArgs),
     Explain(crate::explain::ExplainArgs),
+    Status(crate::status::StatusArgs),
     Cleanup(crate::cleanup::CleanupArgs),
 }
 
@@ -43,6 +44,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(args) => crate::demo::main(&args),
         Command::Test(args) => crate::check::main(&args),
         Command::Explain(args) => crate::explain::main(&args),
+        Command::Status(args) => crate::status::main(&args),
         Command::Cleanup(args) => crate::cleanup::main(&args),
     };
     outcome.unwrap_or_else(|error| {
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn every_reading_command_prints_json() {
-        for command in ["test", "explain", "cleanup"] {
+        for command in ["test", "explain", "status", "cleanup"] {
             let output = arguments().into_iter().find(|(c, a)| c == command && a.get_long() == Some("output"));
             let values = output.expect("-o").1.get_possible_values();
             assert!(values.iter().any(|v| v.matches("json", false)), "podgate {command}");

@@ -5,6 +5,7 @@
 //!       ├─▶ demo     the agent on pods as network namespaces, told as a story
 //!       ├─▶ check    `podgate test`: expectations against manifests
 //!       ├─▶ explain  why a flow is allowed or denied
+//!       ├─▶ status   how the agent is doing, asked of it
 //!       └─▶ cleanup  takes the kernel state of an agent away
 //! ```
 //!
@@ -22,6 +23,7 @@ mod loaded;
 mod parties;
 mod question;
 mod run;
+mod status;
 mod telemetry;
 mod worker;
 

@@ -126,6 +126,7 @@ impl Control {
             // What an earlier agent accepted may be forbidden by now.
             pending.judge_all = true;
             self.enforce(plane, pending)?;
+            self.state.restored(None);
             self.state.readiness.synced();
             plane.tell_first_world(&self.state);
         }
@@ -161,6 +162,7 @@ impl Control {
         self.watch_bridges(kernel);
         self.tell_warnings();
         self.tell_sizes();
+        self.state.facts().diversion = Some(kernel.diversion(self.news.kernel.is_none()));
         self.state.enforced(build.snapshot.generation(), pending.noticed);
         tracing::debug!(generation = build.snapshot.generation().0, "in force");
     }
@@ -236,6 +238,8 @@ impl Control {
 
     /// Whether the kernel's rules are now what they should be; not ready while they are not.
     fn wrote(&mut self, result: Result<(), podgate_netfilter::Error>, kernel: &Kernel) {
+        let intact = result.is_ok();
+        self.state.facts().diversion.iter_mut().for_each(|d| d.intact = intact);
         let Err(error) = result else {
             self.news.kernel = None;
             return;
@@ -276,6 +280,7 @@ impl Control {
             // As ready as it can be: waiting for an API server that is away would help nobody.
             self.state.readiness.synced();
         }
+        self.state.freshness(all);
     }
 
     fn forget(&mut self, addresses: &[IpAddr], pending: &mut Pending) {
@@ -368,8 +373,8 @@ impl Control {
     }
 
     fn tell_problems(&mut self, problems: Vec<Problem>) {
-        self.state.source_problems.set(problems.len() as i64);
         let now: BTreeSet<Problem> = problems.into_iter().collect();
+        self.state.set_problems(now.iter().cloned().collect());
         for problem in now.difference(&self.news.problems) {
             tracing::error!("{}: {}", problem.place, problem.message);
         }
@@ -396,8 +401,10 @@ impl Control {
         for warning in now.difference(&self.news.warnings) {
             tracing::warn!("{}: {}", warning.object, warning.message);
         }
-        self.state.warnings.set(now.len() as i64);
         drop(index);
+        if now != self.news.warnings {
+            self.state.set_warnings(now.iter().cloned().collect());
+        }
         self.news.warnings = now;
     }
 }

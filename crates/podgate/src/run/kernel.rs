@@ -13,6 +13,7 @@ use podgate_policy::{Build, Exposure};
 use tokio::sync::mpsc::Sender;
 
 use super::inputs::{self, Input};
+use crate::telemetry::facts::Diversion;
 
 /// The nftables program and what its sets hold.
 pub(crate) struct Kernel {
@@ -63,6 +64,13 @@ impl Kernel {
     /// Whether no local pod has an address.
     pub(crate) fn is_empty(&self) -> bool {
         self.exposure.is_empty()
+    }
+
+    /// What is diverted, for the status.
+    pub(crate) fn diversion(&self, intact: bool) -> Diversion {
+        let isolated = self.exposed().count();
+        let open = self.exposure.len() - isolated;
+        Diversion { pod_ranges: self.pod_ranges.clone(), isolated, open, intact }
     }
 
     /// Local pod addresses that some policy is about.

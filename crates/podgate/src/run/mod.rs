@@ -12,6 +12,7 @@ mod boot;
 mod control;
 mod inputs;
 mod kernel;
+mod listen;
 mod plane;
 mod serve;
 mod settings;
@@ -27,10 +28,12 @@ use tokio::sync::mpsc;
 
 use self::boot::Boot;
 use self::control::{Control, News};
+pub(crate) use self::control::{SharedIndex, lock};
 use self::inputs::End;
 use self::plane::Plane;
 use self::settings::OnExit;
 pub(crate) use self::settings::RunArgs;
+use crate::status::{self, Gather};
 use crate::telemetry::{self, DataPlane};
 
 /// Runs the agent until a signal ends it.
@@ -48,8 +51,11 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _entered = runtime.enter();
     let state = telemetry::State::new();
-    let http = telemetry::http::serve(args.http, Arc::clone(&state))?;
-    tracing::info!(address = %http.address(), "listening");
+    let http = telemetry::http::serve(&args.listen.settings(), Arc::clone(&state))?;
+    match http.address() {
+        Some(address) => tracing::info!(%address, "listening"),
+        None => tracing::info!("not listening: --http is off"),
+    }
 
     let (sender, inputs) = mpsc::channel(inputs::WAITING);
     inputs::signals(sender.clone())?;
@@ -68,10 +74,21 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let mut boot = Boot::new(args.boot(), guarded());
     if restored.saved.is_some() {
         boot.restored();
+        state.restored(restored.saved);
     }
+    let index = Arc::new(Mutex::new(guarded()));
+    let asked = status::Settings {
+        node: args.source.node().map(str::to_owned),
+        queues: queues.clone(),
+        fail_open: settings.fail_open,
+        native_queue: features.native_queue,
+    };
+    let (known, snapshots, counted) = (Arc::clone(&index), Arc::clone(&publication), Arc::clone(&counters));
+    let gather = Gather::new(asked, Arc::downgrade(&state), known, snapshots, counted);
+    state.answer_status(move || gather.json());
     let mut control = Control {
         marks: settings.marks,
-        index: Arc::new(Mutex::new(guarded())),
+        index,
         publication: Arc::clone(&publication),
         counters: Arc::clone(&counters),
         state: Arc::clone(&state),

@@ -1,6 +1,5 @@
 //! The agent's settings: every flag also by environment variable, every default with its reason.
 
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use ipnet::IpNet;
 use podgate_netfilter::{Marks, ProgramSettings};
 
 use super::boot::BootMode;
+use super::listen::ListenArgs;
 use super::source::SourceArgs;
 use crate::telemetry::DEFAULT_RULE_SERIES;
 use crate::telemetry::logging::LogFormat;
@@ -34,9 +34,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
 
-    /// Address of /metrics, /healthz and /readyz. Local by default: metrics tell who talks to whom.
-    #[arg(long, env = "PODGATE_HTTP", value_name = "ADDR", default_value = "127.0.0.1:9840")]
-    pub(crate) http: SocketAddr,
+    #[command(flatten)]
+    pub(crate) listen: ListenArgs,
 
     /// NFQUEUE queues, each with a worker thread of its own, at most 64 [default: one per core, at most 16: what waits is
     /// work, and more threads than cores do no more of it].

@@ -1,43 +1,76 @@
-//! `/metrics`, `/healthz` and `/readyz` over HTTP.
+//! `/metrics`, `/healthz` and `/readyz` over HTTP, and the same with `/status` on a unix socket.
 //!
 //! | path | 200 | 503 |
 //! |---|---|---|
 //! | `/metrics` | Prometheus text | |
 //! | `/healthz` | the workers live and get on with their work | one line for each that does not |
-//! | `/readyz` | the world is enforced; says the generation | one line for each reason |
+//! | `/readyz` | the world is enforced; says the generation, and what is odd about it | one line for each reason |
 //! | `/readyz?generation=N` | … and it is generation N or newer; waits up to 10 s for that | |
+//! | `/status` | what `podgate status` tells, as JSON; on the socket only | the agent is not put together yet |
+//!
+//! The address is shared (`SO_REUSEPORT`), so that the two agents of an upgrade can be on one node: whoever asks it gets
+//! one of them. The socket is each agent's own ([`socket`]), so what must be asked of one process is asked there. The
+//! address may have TLS ([`tls`]) and want a token for `/metrics` ([`token`]); probes are open to all.
 //!
 //! A thread of its own with a runtime of its own: a scrape delays nothing else, and everything it reads of `/proc` and
 //! of sockets is of the network namespace of the thread that called [`serve`].
 
+mod answers;
+mod listen;
+pub(crate) mod socket;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod token;
+
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{RawQuery, State as Shared};
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use podgate_engine::Generation;
+use axum::serve::Listener;
+use axum::{Router, serve as serve_on};
 use tokio::sync::watch;
+use tokio_rustls::rustls;
 
-use super::readiness::Status;
+use self::answers::Context;
+use self::socket::Socket;
+use self::tls::{Certificate, TlsListener};
+use self::token::Token;
 use super::state::State;
 
-/// How long `/readyz?generation=N` waits.
-const WAIT: Duration = Duration::from_secs(10);
 /// How long a stop waits for answers that are under way.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// Where and how to serve.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    /// The address; None: not over TCP.
+    pub(crate) address: Option<SocketAddr>,
+    /// With TLS: the certificate.
+    pub(crate) tls: Option<CertificateFiles>,
+    /// The file of the token that `/metrics` wants.
+    pub(crate) token: Option<PathBuf>,
+    /// The unix socket; None: none.
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// A certificate's files, in PEM.
+#[derive(Debug, Clone)]
+pub(crate) struct CertificateFiles {
+    /// The certificate, and those between it and its authority.
+    pub(crate) chain: PathBuf,
+    /// Its private key.
+    pub(crate) key: PathBuf,
+}
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Somebody has the address.
-    #[error("{0} is in use already: another agent, or something else; see `ss -ltnp`, end it or give another --http")]
+    #[error("{0} is in use by something that is no podgate agent: see `ss -ltnp`, end it or give another --http")]
     InUse(SocketAddr),
     /// The host does not have the address.
     #[error("{0} is no address of this host: give one that is with --http")]
@@ -50,6 +83,15 @@ pub(crate) enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The certificate cannot be used.
+    #[error("{0}")]
+    Certificate(#[from] tls::Error),
+    /// The token cannot be used.
+    #[error("{0}")]
+    Token(#[from] token::Error),
+    /// The cryptography library refuses its own defaults.
+    #[error("cannot set TLS up: {0}")]
+    Tls(#[from] rustls::Error),
     /// No thread or no runtime.
     #[error("cannot start the HTTP thread: {0}")]
     Thread(io::Error),
@@ -58,14 +100,14 @@ pub(crate) enum Error {
 /// A running server; dropping it stops it.
 #[derive(Debug)]
 pub(crate) struct Server {
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Where it listens (the port that was found, if 0 was asked for).
-    pub(crate) fn address(&self) -> SocketAddr {
+    /// Where it listens (the port that was found, if 0 was asked for); None if not over TCP.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
@@ -85,43 +127,75 @@ impl Drop for Server {
     }
 }
 
-#[derive(Clone)]
-struct Context {
-    state: Arc<State>,
-    stopping: watch::Receiver<bool>,
+/// What is listened on, before there is a runtime.
+struct Listening {
+    tcp: Option<std::net::TcpListener>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    socket: Option<(Socket, std::os::unix::net::UnixListener)>,
 }
 
-/// Listens on `address` in the network namespace of the calling thread.
-pub(crate) fn serve(address: SocketAddr, state: Arc<State>) -> Result<Server, Error> {
-    let listen = |source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => Error::InUse(address),
-        io::ErrorKind::AddrNotAvailable => Error::NotHere(address),
-        _ => Error::Listen { address, source },
-    };
-    let listener = TcpListener::bind(address).map_err(listen)?;
-    listener.set_nonblocking(true).map_err(listen)?;
-    let address = listener.local_addr().map_err(listen)?;
+/// Listens in the network namespace of the calling thread. A socket that cannot be made is told in the log and no
+/// failure: an agent that enforces is worth more than one that can be asked.
+pub(crate) fn serve(settings: &Settings, state: Arc<State>) -> Result<Server, Error> {
+    let token = settings.token.clone().map(Token::read).transpose()?;
+    let tls = settings.tls.clone().map(Certificate::load).transpose()?.map(tls::config).transpose()?;
+    let tcp = settings.address.map(listen::tcp).transpose()?;
+    let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
+    let socket = settings.socket.as_deref().and_then(|path| {
+        let refused = |error: &socket::Error| tracing::error!("{error}; `podgate status` will find no agent here");
+        Socket::bind(path).inspect_err(refused).ok()
+    });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
     let stop = watch::Sender::new(false);
-    let context = Context { state, stopping: stop.subscribe() };
-    let work = move || runtime.block_on(run(listener, context));
+    let context = Context { state, stopping: stop.subscribe(), token: token.map(Arc::new) };
+    let work = move || runtime.block_on(run(Listening { tcp, tls, socket }, context));
     let thread = std::thread::Builder::new().name("http".to_owned()).spawn(work).map_err(Error::Thread)?;
     Ok(Server { address, stop, thread: Some(thread) })
 }
 
-async fn run(listener: TcpListener, context: Context) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "the HTTP server cannot listen and has ended"),
+async fn run(listening: Listening, context: Context) {
+    let Listening { tcp, tls, socket } = listening;
+    let tcp = async {
+        let Some(listener) = tcp else { return };
+        match (tokio::net::TcpListener::from_std(listener), tls) {
+            (Err(error), _) => tracing::error!(%error, "the HTTP server cannot listen and has ended"),
+            (Ok(listener), None) => answer(listener, answers::open(), &context).await,
+            (Ok(listener), Some(config)) => answer(TlsListener::new(listener, config), answers::open(), &context).await,
+        }
     };
+    let unix = async {
+        let Some((mut socket, listener)) = socket else { return };
+        match tokio::net::UnixListener::from_std(listener) {
+            Err(error) => tracing::error!(%error, "the status socket cannot be listened on"),
+            Ok(listener) => {
+                tokio::join!(answer(listener, answers::own(), &context), claim_when_enforcing(&mut socket, &context)).0
+            }
+        }
+    };
+    tokio::join!(tcp, unix);
+}
+
+/// Takes the socket's path over from another agent as soon as this one enforces: until then, that one is the one to ask.
+async fn claim_when_enforcing(socket: &mut Socket, context: &Context) {
+    let mut states = context.state.readiness.subscribe();
+    tokio::select! {
+        _ = states.wait_for(|s| s.generation().is_some()) => {}
+        () = stopped(context.stopping.clone()) => return,
+    }
+    if let Err(error) = socket.claim() {
+        tracing::error!("{error}");
+    }
+}
+
+/// Answers on a listener until the stop, and a moment beyond.
+async fn answer<L>(listener: L, router: Router<Context>, context: &Context)
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
     let stopping = context.stopping.clone();
-    let router = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n") })
-        .with_state(context);
-    let server = axum::serve(listener, router).with_graceful_shutdown(stopped(stopping.clone()));
+    let router = router.with_state(context.clone());
+    let server = serve_on(listener, router).with_graceful_shutdown(stopped(stopping.clone()));
     tokio::select! {
         _ = server.into_future() => {}
         () = async { stopped(stopping).await; tokio::time::sleep(GRACE).await } => {
@@ -134,78 +208,3 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     // An error means that the handle is gone, which is a stop as well.
     let _ = stopping.wait_for(|stop| *stop).await;
 }
-
-async fn metrics(Shared(context): Shared<Context>) -> Response {
-    match context.state.metrics() {
-        Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be told: {error}\n")).into_response(),
-    }
-}
-
-async fn healthz(Shared(context): Shared<Context>) -> (StatusCode, String) {
-    let troubles = context.state.troubles();
-    if troubles.is_empty() {
-        return (StatusCode::OK, "ok\n".to_owned());
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, lines(&troubles))
-}
-
-async fn readyz(Shared(context): Shared<Context>, RawQuery(query): RawQuery) -> (StatusCode, String) {
-    let wanted = match wanted_generation(query.as_deref().unwrap_or_default()) {
-        Ok(wanted) => wanted,
-        Err(message) => return (StatusCode::BAD_REQUEST, message),
-    };
-    let status = match wanted {
-        None => context.state.readiness.now(),
-        Some(wanted) => wait_for(&context, wanted).await,
-    };
-    let behind = wanted.filter(|w| status.generation() < Some(*w));
-    match (status.is_ready(), behind) {
-        (true, None) => (StatusCode::OK, ready_text(&status, &context.state)),
-        (_, behind) => {
-            let mut reasons = status.reasons();
-            if let Some(Generation(wanted)) = behind {
-                let in_force = status.generation().map_or_else(|| "none".to_owned(), |g| g.0.to_string());
-                reasons.push(format!("generation {wanted} is not in force yet; in force: {in_force}"));
-            }
-            (StatusCode::SERVICE_UNAVAILABLE, lines(&reasons))
-        }
-    }
-}
-
-/// Waits for the generation, the end of patience or the end of the server, whichever is first.
-async fn wait_for(context: &Context, wanted: Generation) -> Status {
-    let mut states = context.state.readiness.subscribe();
-    tokio::select! {
-        _ = states.wait_for(|s| s.is_ready_at(wanted)) => {}
-        () = tokio::time::sleep(WAIT) => {}
-        () = stopped(context.stopping.clone()) => {}
-    }
-    context.state.readiness.now()
-}
-
-fn ready_text(status: &Status, state: &State) -> String {
-    let mut text = format!("ready\ngeneration {}\n", status.generation().unwrap_or_default().0);
-    let problems = state.source_problems.get();
-    if problems > 0 {
-        text += &format!("problems at the source: {problems}, see the log\n");
-    }
-    text
-}
-
-fn wanted_generation(query: &str) -> Result<Option<Generation>, String> {
-    let mut wanted = None;
-    for pair in query.split('&').filter(|p| !p.is_empty()) {
-        let number = pair.strip_prefix("generation=").ok_or_else(|| format!("{pair}: only generation=N is known\n"))?;
-        let number = number.parse().map_err(|_| format!("generation={number}: N must be a whole number\n"))?;
-        wanted = Some(Generation(number));
-    }
-    Ok(wanted)
-}
-
-fn lines(reasons: &[String]) -> String {
-    reasons.iter().map(|r| format!("{r}\n")).collect()
-}
-
-#[cfg(test)]
-mod tests;

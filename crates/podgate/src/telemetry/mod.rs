@@ -1,4 +1,4 @@
-//! What the agent tells: metrics, readiness, deny events, the log.
+//! What the agent tells: metrics, readiness, its status, deny events, the log.
 //!
 //! ```text
 //!   control loop ── sets ──▶ State { counters and gauges, Readiness, Registry } ◀── asks ── http: /metrics /readyz /healthz
@@ -10,7 +10,8 @@
 //! Use: [`logging::init`] first; [`State::new`]; [`http::serve`] as soon as there is a state, so that a start that hangs
 //! can be asked why; `state.register(DataPlane::new(…))` and `state.watch_over(liveness::workers(…))` when the workers run;
 //! [`events::start`]; then [`State::enforced`] after each build, `state.readiness.synced()` once, and
-//! `state.readiness.hold(reason)` for as long as something keeps the agent from enforcing. [`http::serve`] must be
+//! `state.readiness.hold(reason)` for as long as something keeps the agent from enforcing; `state.freshness(…)` and
+//! what else there is to set in words ([`facts`]) when it changes. [`http::serve`] must be
 //! called in the network namespace of the queues: their statistics are read by its thread.
 //!
 //! # How many series
@@ -23,6 +24,7 @@
 //! | `podgate_rule_verdicts_total` | R, and 2 more when there are more rules than that |
 //! | `podgate_default_deny_total` | at most R, and 1 more |
 //! | `podgate_queue_depth`, `podgate_queue_dropped_total` | 1 and 2 per queue |
+//! | `podgate_source_up`, `podgate_source_failing_seconds` | 1 per resource of the source: at most 8 |
 //! | everything else | about 100 |
 //!
 //! No label holds an address, a pod or a port. A rule past the limit counts in `rule="other"`, the gauge
@@ -34,11 +36,12 @@
 mod bucket;
 mod data_plane;
 pub(crate) mod events;
+pub(crate) mod facts;
 mod family;
 pub(crate) mod http;
 pub(crate) mod liveness;
 pub(crate) mod logging;
-mod process;
+pub(crate) mod process;
 mod readiness;
 mod rules;
 mod state;

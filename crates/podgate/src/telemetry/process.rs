@@ -39,7 +39,7 @@ impl Process {
     /// Starts the clock.
     pub(crate) fn new() -> Self {
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+        let kernel = kernel();
         let descriptions = describe(&[BUILD, START, MEMORY, PROCESSOR, FILES]);
         Self { started, kernel, descriptions }
     }
@@ -68,6 +68,11 @@ impl Collector for Process {
             single(FILES, MetricType::GAUGE, fs::read_dir("/proc/self/fd").ok().map(|d| d.count() as f64)),
         ]
     }
+}
+
+/// The kernel's release.
+pub(crate) fn kernel() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
 }
 
 fn resident_bytes() -> Option<f64> {

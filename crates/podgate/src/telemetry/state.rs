@@ -4,14 +4,17 @@
 //! where it is kept.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
 use podgate_engine::Generation;
+use podgate_policy::Warning;
+use podgate_watch::{FreshState, Freshness, Problem};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder};
 
+use super::facts::{Facts, failing_seconds};
 use super::family::{Family, describe};
 use super::process::Process;
 use super::readiness::Readiness;
@@ -25,10 +28,6 @@ const ENFORCEMENT_BUCKETS: [f64; 14] =
 pub(crate) struct State {
     /// Ready or not, and which generation is in force.
     pub(crate) readiness: Readiness,
-    /// Things at the source that could not be used, now.
-    pub(crate) source_problems: IntGauge,
-    /// Things in the world that are valid but hardly meant, now.
-    pub(crate) warnings: IntGauge,
     /// Pods known, local or not.
     pub(crate) pods: IntGauge,
     /// Namespaces known.
@@ -49,8 +48,11 @@ pub(crate) struct State {
     pub(crate) kernel_repairs: IntCounter,
     /// Denies that were not logged because of the rate limit.
     pub(crate) deny_events_suppressed: IntCounter,
+    facts: Mutex<Facts>,
     enforcement: Histogram,
     registry: Registry,
+    /// Asked by `podgate status`; None until the agent is put together.
+    status: Mutex<Option<TellStatus>>,
     /// Asked by /healthz; empty until the data plane is there.
     liveness: Mutex<Option<Liveness>>,
 }
@@ -64,6 +66,9 @@ impl fmt::Debug for State {
 /// Says what is wrong with the workers: one line each, nothing if all are well. Must not block.
 type Liveness = Box<dyn Fn() -> Vec<String> + Send>;
 
+/// Tells the agent's status as JSON. May block for a moment.
+type TellStatus = Arc<dyn Fn() -> String + Send + Sync>;
+
 impl State {
     /// A fresh agent's: not ready, everything 0.
     pub(crate) fn new() -> Arc<Self> {
@@ -74,14 +79,6 @@ impl State {
         .buckets(ENFORCEMENT_BUCKETS.to_vec());
         let state = Arc::new(State {
             readiness: Readiness::new(),
-            source_problems: gauge(
-                "podgate_source_problems",
-                "Objects or files at the source that could not be used as they are; the log says which.",
-            ),
-            warnings: gauge(
-                "podgate_policy_warnings",
-                "Things in the world that are valid but hardly meant, such as a policy without effect.",
-            ),
             pods: gauge("podgate_pods", "Pods known, of all nodes."),
             namespaces: gauge("podgate_namespaces", "Namespaces known."),
             policies: gauge(
@@ -110,8 +107,10 @@ impl State {
                 "podgate_deny_events_suppressed_total",
                 "Denies that were not logged because of the log's rate limit; rule counters have them all.",
             ),
+            facts: Mutex::default(),
             enforcement: Histogram::with_opts(enforcement).expect("buckets rise and the name is a metric's"),
             registry: Registry::new(),
+            status: Mutex::new(None),
             liveness: Mutex::new(None),
         });
         state.register_own();
@@ -122,7 +121,45 @@ impl State {
     /// the source noticed the changes in it, one time from change to enforcement each.
     pub(crate) fn enforced(&self, generation: Generation, noticed: impl IntoIterator<Item = Instant>) {
         noticed.into_iter().for_each(|at| self.enforcement.observe(at.elapsed().as_secs_f64()));
+        self.facts().in_force_since = Some(SystemTime::now());
         self.readiness.in_force(generation);
+    }
+
+    /// What is known in words. Not for long: a scrape waits for it.
+    pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How fresh each resource of the source is now. A resource that fails after it was live keeps the agent ready: the
+    /// last known world is enforced, and `/readyz` and the status say so.
+    pub(crate) fn freshness(&self, all: Vec<Freshness>) {
+        self.facts().freshness = all;
+    }
+
+    /// Everything that is wrong at the source now.
+    pub(crate) fn set_problems(&self, problems: Vec<Problem>) {
+        self.facts().problems = problems;
+    }
+
+    /// Everything that is valid but hardly meant, now.
+    pub(crate) fn set_warnings(&self, warnings: Vec<Warning>) {
+        self.facts().warnings = warnings;
+    }
+
+    /// The world in force is the one that was saved at this time; None: it is the source's.
+    pub(crate) fn restored(&self, saved: Option<SystemTime>) {
+        self.facts().restored = saved;
+    }
+
+    /// From now on `podgate status` is answered with what this tells, as JSON.
+    pub(crate) fn answer_status(&self, tell: impl Fn() -> String + Send + Sync + 'static) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(tell));
+    }
+
+    /// The status as JSON, once there is somebody to tell it. May block for a moment.
+    pub(crate) fn status(&self) -> Option<String> {
+        let tell = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        tell.map(|tell| tell())
     }
 
     /// Adds something that is read at each scrape.
@@ -153,7 +190,7 @@ impl State {
     }
 
     fn register_own(self: &Arc<Self>) {
-        for gauge in [&self.source_problems, &self.warnings, &self.pods, &self.namespaces, &self.policies] {
+        for gauge in [&self.pods, &self.namespaces, &self.policies] {
             self.register(gauge.clone());
         }
         for counter in [
@@ -169,7 +206,8 @@ impl State {
         }
         self.register(self.enforcement.clone());
         self.register(Process::new());
-        self.register(InForce { state: Arc::downgrade(self), descriptions: describe(&[GENERATION, READY]) });
+        let names = [GENERATION, READY, UP, FAILING, RESTORED, PROBLEMS, WARNINGS];
+        self.register(InForce { state: Arc::downgrade(self), descriptions: describe(&names) });
     }
 }
 
@@ -179,7 +217,28 @@ const GENERATION: super::family::Name = (
 );
 const READY: super::family::Name = ("podgate_ready", "1 if the world is enforced; /readyz says why it is not.");
 
-/// Tells the readiness; a weak link, as the registry that holds this is a part of the state.
+const UP: super::family::Name = (
+    "podgate_source_up",
+    "1 while each change of the resource is told as it happens, else 0. No series where the API server does not have it.",
+);
+const FAILING: super::family::Name = (
+    "podgate_source_failing_seconds",
+    "How long the resource could not be followed; 0 while it can. What was known before stays in force meanwhile.",
+);
+const RESTORED: super::family::Name = (
+    "podgate_restored_world",
+    "1 while the world in force is the one that was on disk at the start, as the source has not told all it knows yet.",
+);
+const PROBLEMS: super::family::Name = (
+    "podgate_source_problems",
+    "Objects or files at the source that could not be used as they are; the log and `podgate status` say which.",
+);
+const WARNINGS: super::family::Name = (
+    "podgate_policy_warnings",
+    "Things in the world that are valid but hardly meant, such as a policy without effect; `podgate status` says which.",
+);
+
+/// Tells the readiness and the facts; a weak link, as the registry that holds this is a part of the state.
 struct InForce {
     state: std::sync::Weak<State>,
     descriptions: Vec<Desc>,
@@ -198,9 +257,21 @@ impl Collector for InForce {
             family.push(&[], value);
             family.finish()
         };
+        let truth = |is: bool| f64::from(u8::from(is));
+        let (mut up, mut failing) = (Family::new(UP, MetricType::GAUGE), Family::new(FAILING, MetricType::GAUGE));
+        let (facts, now) = (state.facts(), SystemTime::now());
+        for Freshness { resource, state } in facts.freshness.iter().filter(|one| one.state != FreshState::Absent) {
+            up.push(&[("resource", resource)], truth(*state == FreshState::Live));
+            failing.push(&[("resource", resource)], failing_seconds(state, now));
+        }
         vec![
             single(GENERATION, status.generation().map_or(0, |g| g.0) as f64),
-            single(READY, f64::from(u8::from(status.is_ready()))),
+            single(READY, truth(status.is_ready())),
+            up.finish(),
+            failing.finish(),
+            single(RESTORED, truth(facts.restored.is_some())),
+            single(PROBLEMS, facts.problems.len() as f64),
+            single(WARNINGS, facts.warnings.len() as f64),
         ]
     }
 }
@@ -240,6 +311,40 @@ mod tests {
         let text = text(&state);
         assert!(text.contains("\npodgate_generation 4\n"), "{text}");
         assert!(text.contains("\npodgate_enforcement_duration_seconds_count 2\n"), "{text}");
+    }
+
+    #[test]
+    fn each_resource_tells_whether_it_is_followed_but_one_that_is_not_there() {
+        let state = State::new();
+        let since = SystemTime::now() - std::time::Duration::from_secs(90);
+        let states = [
+            ("pods", FreshState::Live),
+            ("nodes", FreshState::Failing { since, why: "forbidden".to_owned() }),
+            ("namespaces", FreshState::Listing),
+            ("adminnetworkpolicies", FreshState::Absent),
+        ];
+        state.freshness(states.map(|(name, state)| Freshness { resource: name.to_owned(), state }).into());
+        let text = text(&state);
+        for line in [
+            "podgate_source_up{resource=\"pods\"} 1",
+            "podgate_source_up{resource=\"nodes\"} 0",
+            "podgate_source_up{resource=\"namespaces\"} 0",
+            "podgate_source_failing_seconds{resource=\"pods\"} 0",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("adminnetworkpolicies"), "{text}");
+        let failing = text.lines().find_map(|l| l.strip_prefix("podgate_source_failing_seconds{resource=\"nodes\"} "));
+        assert!(failing.unwrap().parse::<f64>().unwrap() >= 90.0, "{text}");
+    }
+
+    #[test]
+    fn a_restored_world_is_told_until_the_source_has_told() {
+        let state = State::new();
+        state.restored(Some(SystemTime::now()));
+        assert!(text(&state).contains("\npodgate_restored_world 1\n"));
+        state.restored(None);
+        assert!(text(&state).contains("\npodgate_restored_world 0\n"));
     }
 
     #[test]

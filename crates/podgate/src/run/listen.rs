@@ -1,0 +1,65 @@
+//! Flags about where the agent can be asked: its HTTP address and its own socket.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::status::SOCKET;
+use crate::telemetry::http::{CertificateFiles, Settings};
+
+/// Flags about where the agent can be asked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ListenArgs {
+    /// Address of /metrics, /healthz and /readyz, or `off`; the two agents of an upgrade share it. Local by default:
+    /// metrics tell who talks to whom.
+    #[arg(long, env = "PODGATE_HTTP", value_name = "ADDR", value_parser = http, default_value = "127.0.0.1:9840")]
+    http: Http,
+
+    /// Serve the HTTP address by TLS with the certificate (and those above it) in this PEM file, which is read anew
+    /// when it changes [default: plain, as the default address is local].
+    #[arg(long, env = "PODGATE_HTTP_TLS_CERT", value_name = "FILE", requires = "http_tls_key")]
+    http_tls_cert: Option<PathBuf>,
+
+    /// The private key of --http-tls-cert, in PEM; read anew when it changes.
+    #[arg(long, env = "PODGATE_HTTP_TLS_KEY", value_name = "FILE", requires = "http_tls_cert")]
+    http_tls_key: Option<PathBuf>,
+
+    /// Answer /metrics only to who shows the bearer token in this file, which is read at each scrape; the probes are
+    /// open to all, as they tell nothing of pods [default: to everybody who reaches the address].
+    #[arg(long, env = "PODGATE_HTTP_TOKEN_FILE", value_name = "FILE")]
+    http_token_file: Option<PathBuf>,
+
+    /// Unix socket at which `podgate status` asks this agent, or `off`. The default is where a node's services have
+    /// theirs. A container needs its directory to itself, and agents in several network namespaces of one host need
+    /// a path each.
+    #[arg(long, env = "PODGATE_SOCKET", value_name = "PATH", default_value = SOCKET)]
+    socket: PathBuf,
+}
+
+/// An address, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Http(Option<SocketAddr>);
+
+impl ListenArgs {
+    /// Where and how to serve.
+    pub(super) fn settings(&self) -> Settings {
+        let tls = self.http_tls_cert.clone().zip(self.http_tls_key.clone());
+        Settings {
+            address: self.http.0,
+            tls: tls.map(|(chain, key)| CertificateFiles { chain, key }),
+            token: self.http_token_file.clone(),
+            socket: (self.socket.as_os_str() != "off").then(|| self.socket.clone()),
+        }
+    }
+}
+
+fn http(text: &str) -> Result<Http, String> {
+    match text {
+        "off" => Ok(Http(None)),
+        _ => text
+            .parse()
+            .map(|address| Http(Some(address)))
+            .map_err(|_| format!("`{text}` is no address with a port, such as 127.0.0.1:9840 or [::]:9840, nor `off`")),
+    }
+}
