@@ -75,6 +75,7 @@ pub(super) struct Queue {
     limit: usize,
     /// How long the records were after each key's last one alone was kept.
     coalesced: usize,
+    in_hand_coalesced: usize,
 }
 
 impl Recorder {
@@ -201,7 +202,7 @@ impl Queue {
     /// Gives the writer what waits.
     pub(super) fn take(&mut self) -> Vec<u8> {
         self.in_hand = self.records.len();
-        self.coalesced = 0;
+        self.in_hand_coalesced = mem::take(&mut self.coalesced);
         mem::take(&mut self.records)
     }
 
@@ -213,6 +214,11 @@ impl Queue {
         }
         records.append(&mut self.records);
         self.records = records;
+        self.coalesced = self.in_hand_coalesced;
+        // What waits must not grow with time: the disk may never have the room for it.
+        if self.records.len() > 2 * self.coalesced {
+            self.coalesce();
+        }
         if !self.fits() {
             self.lose();
         }
@@ -225,10 +231,14 @@ impl Queue {
         }
         // Not for each record anew: only when as much again as half the room has come.
         if self.records.len() > self.coalesced + self.limit / 2 {
-            self.records = coalesce(&self.records);
-            self.coalesced = self.records.len();
+            self.coalesce();
         }
         self.records.len() + self.in_hand <= self.limit
+    }
+
+    fn coalesce(&mut self) {
+        self.records = coalesce(&self.records);
+        self.coalesced = self.records.len();
     }
 
     fn lose(&mut self) {

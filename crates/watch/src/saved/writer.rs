@@ -102,9 +102,10 @@ impl Writer {
                 break;
             }
         }
-        // Whoever waits for the lock gets it now.
-        drop(self.lock.take());
-        self.shared.tell(|queue| queue.stopped = true);
+        let shared = Arc::clone(&self.shared);
+        // Every file is closed: whoever waits for the lock gets it now.
+        drop(self);
+        shared.tell(|queue| queue.stopped = true);
     }
 
     /// Waits until there is something to do.
