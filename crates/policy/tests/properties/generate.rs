@@ -81,6 +81,9 @@ pub fn object(rng: &mut Rng, key: &ObjectKey) -> Object {
         Kind::Namespace => Object::Namespace(namespace(rng, &key.name)),
         Kind::Node => Object::Node(node(rng, &key.name)),
         Kind::Pod => Object::Pod(pod(rng, &key.namespace, &key.name)),
+        kind if kind.is_cluster_policy() && rng.chance(50) => {
+            Object::Policy(crate::text::through_manifest(policy(rng, key)))
+        }
         _ => Object::Policy(policy(rng, key)),
     }
 }

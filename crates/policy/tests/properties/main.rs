@@ -12,4 +12,5 @@ mod flows;
 mod generate;
 mod independence;
 mod sequences;
+mod text;
 mod worlds;
