@@ -23,13 +23,20 @@ pub(crate) struct Node {
     agent: Option<Agent>,
     /// Given as `--node`.
     name: Option<String>,
+    /// The next agent's HTTP port: two may run at once.
+    port: u16,
 }
 
 /// A running agent.
 pub(crate) struct Agent {
     pub(crate) process: Process,
+    netns: Netns,
+    port: u16,
     log: Arc<Log>,
 }
+
+/// The default of `--http`.
+const PORT: u16 = 9840;
 
 #[derive(Default)]
 struct Log {
@@ -46,7 +53,7 @@ impl Node {
     /// A node on a host of the caller's.
     pub(crate) fn on(host: Host) -> Self {
         let name = Some(host.name().to_owned());
-        Node { host, directory: tempfile::tempdir().expect("a directory"), agent: None, name }
+        Node { host, directory: tempfile::tempdir().expect("a directory"), agent: None, name, port: PORT }
     }
 
     /// Its agents are not told its name: all pods are subjects.
@@ -118,10 +125,35 @@ impl Node {
     /// Starts the agent without waiting for more than its listener.
     pub(crate) fn launch(&mut self, arguments: &[&str]) {
         assert!(self.agent.is_none(), "one agent at a time");
-        let name = self.name.iter().flat_map(|name| ["--node", name]);
-        let arguments: Vec<&str> = name.chain(arguments.iter().copied()).collect();
-        self.agent = Some(Agent::start(self.netns(), self.directory(), &arguments));
-        self.agent().await_line("listening");
+        self.agent = Some(self.launch_on(PORT, arguments));
+    }
+
+    /// Starts another agent beside the one that runs, which answers on a port of its own.
+    pub(crate) fn launch_another(&mut self, arguments: &[&str]) -> Agent {
+        self.port += 1;
+        self.launch_on(self.port, arguments)
+    }
+
+    fn launch_on(&self, port: u16, arguments: &[&str]) -> Agent {
+        let http = format!("127.0.0.1:{port}");
+        let mut all = vec!["--http", &http];
+        all.extend(self.name.iter().flat_map(|name| ["--node", name]));
+        all.extend(arguments);
+        let agent = Agent::start(self.netns(), self.directory(), &all).on_port(port);
+        agent.await_line("listening");
+        agent
+    }
+
+    /// Starts another agent and waits until it is ready; the one before is returned, and is no longer the node's.
+    pub(crate) fn hand_over(&mut self, arguments: &[&str]) -> Agent {
+        let next = self.launch_another(arguments);
+        next.await_ready();
+        self.agent.replace(next).expect("an agent was started")
+    }
+
+    /// An agent that was started beside the node's is the node's from now on.
+    pub(crate) fn adopt(&mut self, agent: Agent) -> Option<Agent> {
+        self.agent.replace(agent)
     }
 
     /// The agent.
@@ -131,10 +163,7 @@ impl Node {
 
     /// Ends the agent gracefully.
     pub(crate) fn stop(&mut self) {
-        let agent = self.agent.take().expect("the agent was started");
-        agent.process.signal(Signal::SIGTERM);
-        let status = agent.process.wait(LONG);
-        assert!(status.is_some_and(|s| s.success()), "ended with {status:?}\n{}", agent.log.text());
+        self.agent.take().expect("the agent was started").stop();
     }
 
     /// Ends the agent by SIGKILL.
@@ -165,9 +194,7 @@ impl Node {
 
     /// Likewise, if it is there.
     pub(crate) fn find_metric(&self, series: &str) -> Option<f64> {
-        let text = self.get("/metrics").1;
-        let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
-        line.rsplit(' ').next()?.parse().ok()
+        self.agent().find_metric(series)
     }
 
     /// Waits until a metric has at least this value. Counters have no event to wait for: each look is a request, and
@@ -191,15 +218,7 @@ impl Node {
 
     /// Asks the agent's HTTP address: status and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
-        self.netns().run(|| {
-            let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], 9840))).expect("the agent listens");
-            stream.set_read_timeout(Some(LONG)).expect("a timeout");
-            write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n").expect("asked");
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).expect("answered");
-            let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-            (status, answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned()))
-        })
+        self.agent().get(path)
     }
 
     /// Runs a command in the node's namespace to its end: success and output.
@@ -234,7 +253,12 @@ impl Agent {
 
     fn spawn(netns: &Netns, directory: &Path, arguments: &[&str], mut command: std::process::Command) -> Self {
         command.args(["run", "--manifests"]).arg(directory).args(arguments);
-        command.env("PODGATE_LOG", "podgate=debug,info").stderr(Stdio::piped()).stdin(Stdio::null());
+        // The path of the agent's socket is the machine's, of which the nodes here are many.
+        command
+            .env("PODGATE_LOG", "podgate=debug,info")
+            .env("PODGATE_SOCKET", "off")
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null());
         let mut process = netns.spawn(command).expect("the agent starts");
         let log = Arc::new(Log::default());
         let (writer, stderr) = (Arc::clone(&log), process.stderr.take().expect("piped"));
@@ -246,7 +270,61 @@ impl Agent {
             writer.lines.lock().expect("no panic").1 = true;
             writer.grown.notify_all();
         });
-        Agent { process, log }
+        Agent { process, netns: netns.clone(), port: PORT, log }
+    }
+
+    /// It was told to answer on this port.
+    fn on_port(self, port: u16) -> Self {
+        Agent { port, ..self }
+    }
+
+    /// Asks its HTTP address: status and body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        self.netns.run(|| {
+            let mut stream = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], self.port))).expect("it listens");
+            stream.set_read_timeout(Some(LONG)).expect("a timeout");
+            write!(stream, "GET {path} HTTP/1.0\r\nHost: node\r\n\r\n").expect("asked");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("answered");
+            let status = answer.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+            (status, answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned()))
+        })
+    }
+
+    /// The value of a metric, if it is there; see [`Node::metric`].
+    pub(crate) fn find_metric(&self, series: &str) -> Option<f64> {
+        let text = self.get("/metrics").1;
+        let line = text.lines().find(|l| l.strip_prefix(series).is_some_and(|rest| rest.starts_with([' ', '{'])))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Waits until it is ready.
+    pub(crate) fn await_ready(&self) {
+        let (status, body) = self.get("/readyz?generation=1");
+        assert_eq!(status, 200, "not ready: {body}\n{}", self.log.text());
+    }
+
+    /// Waits until it is not ready for a reason that contains this. Each look is a request, and the pace.
+    pub(crate) fn await_unready(&self, reason: &str) {
+        let deadline = Instant::now() + LONG;
+        while let (status, body) = self.get("/readyz")
+            && !(status == 503 && body.contains(reason))
+        {
+            assert!(Instant::now() < deadline, "{status} {body}\n{}", self.log.text());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ends it gracefully.
+    pub(crate) fn stop(self) {
+        self.process.signal(Signal::SIGTERM);
+        let status = self.process.wait(LONG);
+        assert!(status.is_some_and(|s| s.success()), "ended with {status:?}\n{}", self.log.text());
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
     }
 
     /// Waits for a line of the log that contains this.

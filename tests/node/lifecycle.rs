@@ -82,17 +82,6 @@ fn a_graceful_end_with_remove_leaves_other_tables_alone_and_no_trace() {
 }
 
 #[test]
-fn a_second_agent_on_the_node_is_refused_with_the_reason() {
-    let (mut node, web, client, _server) = shop();
-    node.start(&[]);
-    let second = Agent::start(node.netns(), node.directory(), &["--http", "127.0.0.1:9841"]);
-    let (ok, said) = second.ended();
-    assert!(!ok && said.contains("in use by another process"), "{said}");
-    // The first one goes on as if nothing had been.
-    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80)), Probe::closed(client.client(), web.v4(), Tcp(81))]);
-}
-
-#[test]
 fn without_the_capability_it_ends_with_one_clear_line() {
     let (node, ..) = shop();
     let agent = Agent::start_without(node.netns(), node.directory(), "net_admin");

@@ -6,9 +6,11 @@
 mod addresses;
 mod bridged;
 mod established;
+mod handover;
 mod kernel;
 mod kit;
 mod lifecycle;
+mod load;
 mod observed;
 mod own_node;
 mod packets;

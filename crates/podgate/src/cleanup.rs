@@ -31,7 +31,9 @@ pub(crate) fn main(args: &CleanupArgs) -> Result<ExitCode> {
     }
     let gone = podgate_netfilter::cleanup().context("cannot clean up")?;
     match args.output {
-        Output::Json => println!("{}", json!({"table": gone.table, "connections": gone.connections, "alive": gone.alive})),
+        Output::Json => {
+            println!("{}", json!({"table": gone.table, "connections": gone.connections, "alive": gone.alive}))
+        }
         Output::Text => match gone.table {
             true => println!(
                 "removed table inet podgate; {} connections are no longer remembered; nothing is filtered any more",

@@ -60,6 +60,11 @@ impl Boot {
         matches!(self.phase, Phase::Restored { .. })
     }
 
+    /// Whether the source has told all it knew.
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
     /// Whether changes are to be enforced as they come.
     pub(crate) fn enforces(&self) -> bool {
         matches!(self.phase, Phase::Over | Phase::Restored { alone: true })

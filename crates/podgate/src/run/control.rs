@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use super::boot::Boot;
 use super::inputs::{self, End, Input};
 use super::kernel::Kernel;
+use super::owner::Notice;
 use super::plane::Plane;
 use crate::telemetry;
 use crate::worker::Workers;
@@ -101,6 +102,7 @@ impl Control {
                     Input::RoutesGone(addresses) => self.forget(&addresses, &mut pending),
                     Input::RoutesBack(addresses) => self.recall(&addresses, &mut pending),
                     Input::RulesetChanged(guard) => self.undo_others(guard, plane),
+                    Input::Ownership(notice) => self.take_notice(notice, plane),
                     Input::TryAgain => self.try_again(plane),
                     Input::LooseOver => self.be_strict(),
                     Input::Stop(end) => return Ok(end),
@@ -125,7 +127,12 @@ impl Control {
             lock(&self.index).go_on_from(generation);
             // What an earlier agent accepted may be forbidden by now.
             pending.judge_all = true;
+            let stands_by = plane.kernel.as_ref().is_some_and(|kernel| !kernel.is_owner());
             self.enforce(plane, pending)?;
+            if let Some(kernel) = plane.kernel.as_mut().filter(|_| stands_by) {
+                let taken = kernel.replace_other();
+                self.judge_if_taken(taken, kernel);
+            }
             self.state.restored(None);
             self.state.readiness.synced();
             plane.tell_first_world(&self.state);
@@ -216,6 +223,21 @@ impl Control {
         if !matches!(undone, Ok(false)) {
             self.wrote(undone.map(drop), kernel);
         }
+    }
+
+    /// The table may have become this agent's: connections that were accepted meanwhile are judged again.
+    fn take_notice(&mut self, notice: Notice, plane: &mut Plane<'_>) {
+        let Some(kernel) = &mut plane.kernel else { return };
+        let taken = kernel.notice(notice);
+        self.judge_if_taken(taken, kernel);
+    }
+
+    fn judge_if_taken(&mut self, taken: Result<bool, podgate_netfilter::Error>, kernel: &mut Kernel) {
+        if matches!(taken, Ok(true)) {
+            let snapshot = self.publication.current();
+            self.judge_again(&snapshot, kernel);
+        }
+        self.wrote(taken.map(drop), kernel);
     }
 
     /// What failed a while ago; nothing, if it has been mended meanwhile.
@@ -309,6 +331,11 @@ impl Control {
 
     /// Takes our label off each connection that this snapshot would not accept: its next packet comes up.
     fn judge_again(&mut self, snapshot: &Snapshot, kernel: &Kernel) {
+        // Its labels are another agent's, and judged by that one.
+        if !kernel.is_owner() {
+            self.news.unjudged = None;
+            return;
+        }
         let mut keep = |tracked: &conntrack::Tracked| {
             let port = match tracked.port {
                 Some(port) => Port::Number(port),

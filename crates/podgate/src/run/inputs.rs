@@ -10,6 +10,8 @@ use podgate_watch::Event;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, Sender};
 
+use super::owner::Notice;
+
 /// What the loop waits for.
 #[derive(Debug)]
 pub(crate) enum Input {
@@ -21,6 +23,8 @@ pub(crate) enum Input {
     RoutesBack(Vec<IpAddr>),
     /// Somebody else changed our table, as the guard of this number noticed.
     RulesetChanged(u64),
+    /// News of the agent that owns the table.
+    Ownership(Notice),
     /// Time to try once more what failed.
     TryAgain,
     /// The start-up period is over.

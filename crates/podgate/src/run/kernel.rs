@@ -1,23 +1,39 @@
-//! The kernel's state, kept in step with the published snapshots.
+//! The kernel's state, kept in step with the published snapshots, as long as the table is this agent's.
 //!
 //! The order matters: an address leaves the known-open sets **before** the first snapshot that isolates it is in use,
 //! and joins them only **after** one in which nothing does. [`Kernel::tighten`] is what must come before a
 //! publication, [`Kernel::relax`] what must come after it.
+//!
+//! While another agent owns the table only the books are kept ([`owner`](super::owner)): a claim writes all of them, in
+//! one transaction with the ownership itself and the rule that sends packets to this agent's queues.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
-use podgate_netfilter::{Error, Open, Program, ProgramSettings, Update, queue::Waker};
+use podgate_netfilter::{
+    Changed, Cleanup, Error, Open, Program, ProgramSettings, Update, cleanup, owner, queue::Waker,
+};
 use podgate_policy::{Build, Exposure};
 use tokio::sync::mpsc::Sender;
 
 use super::inputs::{self, Input};
+use super::owner::{Decision, Notice, Ownership, Wish};
+use crate::telemetry::State;
 use crate::telemetry::facts::Diversion;
+
+/// A claim that others keep getting in the way of is tried this often.
+const TRIES: usize = 20;
+/// How long an agent that ends waits for the one that stands by: it needs milliseconds.
+const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// The nftables program and what its sets hold.
 pub(crate) struct Kernel {
-    program: Program,
+    /// None while another agent owns the table.
+    program: Option<Program>,
+    ownership: Ownership,
     settings: ProgramSettings,
     /// Told of others' changes by a thread that this waker ends.
     inputs: Sender<Input>,
@@ -33,13 +49,33 @@ pub(crate) struct Kernel {
     relaxed: BTreeSet<IpAddr>,
 }
 
+/// How an agent that ends leaves the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It is another's, and stays as it is.
+    Others,
+    /// It stays as it is, without an agent.
+    Kept,
+    /// It is gone.
+    Removed(Cleanup),
+}
+
 impl Kernel {
     /// Installs the program, or takes over what an earlier agent left, with what `first` says. The first snapshot
     /// must be published already: packets come up from here on.
-    pub(crate) fn install(settings: ProgramSettings, first: &Build, inputs: Sender<Input>) -> Result<Self, Error> {
-        let program = Program::install(settings.clone())?;
+    ///
+    /// An agent that lives keeps its table until this one's `first` is a world that the source has told whole; see
+    /// [`replace_other`](Self::replace_other).
+    pub(crate) fn install(
+        settings: ProgramSettings,
+        first: &Build,
+        whole: bool,
+        inputs: Sender<Input>,
+        state: &Arc<State>,
+    ) -> Result<Self, Error> {
         let mut kernel = Kernel {
-            program,
+            program: None,
+            ownership: Ownership::begin(state, inputs.clone())?,
             settings,
             inputs,
             guard: None,
@@ -51,8 +87,7 @@ impl Kernel {
             relaxed: BTreeSet::new(),
         };
         kernel.take_in(first);
-        kernel.watch()?;
-        kernel.rewrite()?;
+        kernel.seize(if whole { Wish::Replace } else { Wish::IfAlone })?;
         Ok(kernel)
     }
 
@@ -66,11 +101,16 @@ impl Kernel {
         self.exposure.is_empty()
     }
 
+    /// Whether the table is this agent's: if not it writes nothing into the kernel.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.ownership.is_mine()
+    }
+
     /// What is diverted, for the status.
     pub(crate) fn diversion(&self, intact: bool) -> Diversion {
         let isolated = self.exposed().count();
         let open = self.exposure.len() - isolated;
-        Diversion { pod_ranges: self.pod_ranges.clone(), isolated, open, intact }
+        Diversion { pod_ranges: self.pod_ranges.clone(), isolated, open, intact, owner: self.is_owner() }
     }
 
     /// Local pod addresses that some policy is about.
@@ -106,7 +146,7 @@ impl Kernel {
         // In the books first: should the kernel refuse, all is written anew from them.
         self.judge_input |= build.judge_input;
         if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
-            self.program.apply(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
+            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
         }
         if let Some(ranges) = ranges {
             self.diverted = ranges;
@@ -127,7 +167,7 @@ impl Kernel {
         let ranges = (wanted != self.diverted).then_some(wanted);
         let judge_input = (!build.judge_input && self.judge_input).then_some(false);
         if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
-            self.program.apply(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
+            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
         }
         self.relaxed.clear();
         if let Some(ranges) = ranges {
@@ -137,25 +177,44 @@ impl Kernel {
         Ok(())
     }
 
-    /// Undoes what somebody else did to the table, as the guard of that number noticed; false if that is over. What
-    /// the sets hold cannot be compared cheaply, so they are written anew in any case.
+    /// Undoes what somebody else did to the table, as the guard of that number noticed; false if that is over, or it
+    /// was another agent's claim. What the sets hold cannot be compared cheaply, so they are written anew in any case.
     pub(crate) fn undo_others(&mut self, guard: u64) -> Result<bool, Error> {
-        if guard != self.guards {
-            return Ok(false);
-        }
-        if self.program.intact()? {
-            self.rewrite()?
+        let Some(program) = self.program.as_mut().filter(|_| guard == self.guards) else { return Ok(false) };
+        if owner()?.as_ref() == Some(program.owner()) && program.intact()? {
+            self.rewrite()?;
         } else {
-            self.mend()?
+            self.mend()?;
         }
-        Ok(true)
+        Ok(self.is_owner())
     }
 
-    /// Writes the whole table anew, after a failure or somebody else's changes.
+    /// Writes the whole table anew, after a failure or somebody else's changes. Nothing where it is another agent's.
     pub(crate) fn mend(&mut self) -> Result<(), Error> {
-        self.program = Program::install(self.settings.clone())?;
-        self.watch()?;
-        self.rewrite()
+        self.seize(Wish::Return)
+    }
+
+    /// Replaces the agent that owns the table, now that this one's world is whole. True if the table is this agent's
+    /// since then: connections are to be judged again.
+    pub(crate) fn replace_other(&mut self) -> Result<bool, Error> {
+        if self.is_owner() {
+            return Ok(false);
+        }
+        self.seize(Wish::Replace)?;
+        Ok(self.is_owner())
+    }
+
+    /// Takes in news of the table's owner. True if the connections are to be judged again.
+    pub(crate) fn notice(&mut self, notice: Notice) -> Result<bool, Error> {
+        if !self.ownership.is_current(notice) {
+            return Ok(false);
+        }
+        match notice {
+            Notice::Over(_) => self.seize(Wish::Return)?,
+            Notice::Hesitated(_) => self.seize(Wish::Insist)?,
+            Notice::Settled(_) => {}
+        }
+        Ok(self.is_owner())
     }
 
     /// Has [`Input::TryAgain`] come in a while.
@@ -163,10 +222,77 @@ impl Kernel {
         inputs::try_again(&self.inputs);
     }
 
-    /// Watches for others' changes. The watch belongs to the program's socket, so a new program needs a new one. Before
-    /// the sets are written, so that no change of theirs is missed.
-    fn watch(&mut self) -> Result<(), Error> {
-        let guard = self.program.guard()?;
+    /// Leaves the table at the end of this agent: to the one that stands by, if there is one; else taken away where
+    /// that is wanted. Workers must go on until this returns.
+    pub(crate) fn leave(mut self, remove: bool) -> Result<Left, Error> {
+        let Some(program) = self.program.take() else { return Ok(Left::Others) };
+        if self.ownership.is_watched() {
+            let mut guard = program.guard()?;
+            let (waker, (done, waiting)) = (guard.waker(), std::sync::mpsc::channel::<()>());
+            self.ownership.end();
+            let limit = std::thread::spawn(move || {
+                let _ = waiting.recv_timeout(HAND_OVER);
+                waker.wake();
+            });
+            let mut change = Changed::Touched;
+            while owner()?.as_ref() == Some(program.owner()) && change == Changed::Touched {
+                change = guard.changed()?;
+            }
+            drop(done);
+            let _ = limit.join();
+            if owner()?.is_some_and(|owner| owner.generation > program.owner().generation) {
+                return Ok(Left::Others);
+            }
+        }
+        if !remove {
+            return Ok(Left::Kept);
+        }
+        match program.remove() {
+            // Whose is it then?
+            Err(Error::NotOwner) if owner()?.is_some() => Ok(Left::Others),
+            Err(Error::NotOwner) => cleanup().map(Left::Removed),
+            other => other.map(Left::Removed),
+        }
+    }
+
+    /// Claims the table with all that is in the books, or stands by.
+    fn seize(&mut self, mut wish: Wish) -> Result<(), Error> {
+        for _ in 0..TRIES {
+            let (expect, returns, replaces) = match self.ownership.decide(owner()?, wish)? {
+                Decision::Claim { expect, returns, replaces } => (expect, returns, replaces),
+                Decision::StandBy { owner, vigil, hesitate } => {
+                    self.let_go();
+                    self.ownership.stand_by(owner, vigil, hesitate);
+                    return Ok(());
+                }
+            };
+            let open: Vec<_> = self.exposure.iter().map(|(a, e)| (*a, is_open(*e))).collect();
+            let ranges = self.wanted_ranges();
+            let update = Update { ranges: Some(&ranges), open: &open, judge_input: Some(self.judge_input) };
+            match Program::claim(self.settings.clone(), &self.ownership.claim(expect, returns), Some(&update)) {
+                Ok(program) => {
+                    self.diverted = ranges;
+                    self.relaxed.clear();
+                    self.ownership.own(program.owner(), replaces);
+                    self.program = Some(program);
+                    if self.watch()? {
+                        return Ok(());
+                    }
+                }
+                // Somebody was faster. If it lives it stays; of several that start at once one does.
+                Err(Error::NotOwner) => {}
+                Err(error) => return Err(error),
+            }
+            wish = Wish::Return;
+        }
+        Err(Error::Busy { doing: "the program was being installed" })
+    }
+
+    /// Watches for others' changes. The watch belongs to the program's socket, so a new program needs a new one. False
+    /// if somebody changed the table before anybody watched.
+    fn watch(&mut self) -> Result<bool, Error> {
+        let Some(program) = &mut self.program else { return Ok(false) };
+        let guard = program.guard()?;
         let waker = guard.waker();
         self.guards += 1;
         inputs::ruleset(guard, self.guards, self.inputs.clone())
@@ -174,18 +300,52 @@ impl Kernel {
         if let Some(before) = self.guard.replace(waker) {
             before.wake();
         }
-        // Between the installation and the watch nobody looked.
-        if self.program.intact()? { Ok(()) } else { Err(Error::Busy { doing: "the program was being installed" }) }
+        Ok(owner()?.as_ref() == Some(program.owner()) && program.intact()?)
+    }
+
+    /// The table is another's: nothing is written or watched any more.
+    fn let_go(&mut self) {
+        self.program = None;
+        self.guards += 1;
+        if let Some(guard) = self.guard.take() {
+            guard.wake();
+        }
+    }
+
+    /// Makes a change, if the table is this agent's.
+    fn write(&mut self, update: &Update<'_>) -> Result<(), Error> {
+        match self.program.as_mut().map_or(Ok(()), |program| program.apply(update)) {
+            Err(Error::NotOwner) => self.lost(),
+            other => other,
+        }
     }
 
     /// Sets and ranges from nothing, in one transaction.
     fn rewrite(&mut self) -> Result<(), Error> {
         let open: Vec<_> = self.exposure.iter().map(|(a, e)| (*a, is_open(*e))).collect();
         let ranges = self.wanted_ranges();
-        self.program.replace(&Update { ranges: Some(&ranges), open: &open, judge_input: Some(self.judge_input) })?;
+        let Some(program) = &mut self.program else { return Ok(()) };
+        let all = Update { ranges: Some(&ranges), open: &open, judge_input: Some(self.judge_input) };
+        match program.replace(&all) {
+            Err(Error::NotOwner) => return self.lost(),
+            other => other?,
+        }
         self.diverted = ranges;
         self.relaxed.clear();
         Ok(())
+    }
+
+    /// The kernel refused a change because the table is not this agent's any more. An error if it is nobody else's
+    /// either: then it is to be written anew, but not from here, as a snapshot may have to be published first.
+    fn lost(&mut self) -> Result<(), Error> {
+        match self.ownership.decide(owner()?, Wish::Return)? {
+            Decision::StandBy { owner, vigil, hesitate } => {
+                self.let_go();
+                self.ownership.stand_by(owner, vigil, hesitate);
+                Ok(())
+            }
+            Decision::Claim { .. } => Err(Error::NotOwner),
+        }
     }
 
     /// Takes a build's news into the books; true if the ranges may have changed.

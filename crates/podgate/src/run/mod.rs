@@ -13,6 +13,7 @@ mod control;
 mod inputs;
 mod kernel;
 mod listen;
+mod owner;
 mod plane;
 mod serve;
 mod settings;
@@ -30,11 +31,12 @@ use self::boot::Boot;
 use self::control::{Control, News};
 pub(crate) use self::control::{SharedIndex, lock};
 use self::inputs::End;
+use self::kernel::{Kernel, Left};
 use self::plane::Plane;
 use self::settings::OnExit;
 pub(crate) use self::settings::RunArgs;
 use crate::status::{self, Gather};
-use crate::telemetry::{self, DataPlane};
+use crate::telemetry;
 
 /// Runs the agent until a signal ends it.
 pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
@@ -97,16 +99,13 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         news: News::default(),
         boot,
     };
-    let rules = args.max_rule_series;
-    state.register(DataPlane::new(Arc::clone(&publication), Arc::clone(&counters), queues.clone(), rules));
-
     let mut plane = Plane::new(args, settings, sender, followed);
     let ending = control.follow(&mut plane, restored.changes)?;
     let (End::Asked(why) | End::Failed(why)) = ending;
     tracing::info!(why, "ending");
     // A failure is no wish to open the node, whatever becomes of its rules when it is asked to end.
     if let End::Asked(_) = ending {
-        end(args)?;
+        end(args, plane.kernel.take())?;
     }
     if let Some(workers) = control.workers.take() {
         workers.stop();
@@ -121,17 +120,22 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
 }
 
 /// Leaves the kernel as the setting says. The rules go first: a packet that comes while the workers end is not lost.
-fn end(args: &RunArgs) -> Result<()> {
-    match args.on_exit() {
-        OnExit::Keep if args.fail_open => tracing::info!(
+fn end(args: &RunArgs, kernel: Option<Kernel>) -> Result<()> {
+    let Some(kernel) = kernel else {
+        tracing::info!("nothing was enforced yet: what stood before stays");
+        return Ok(());
+    };
+    let remove = args.on_exit() == OnExit::Remove;
+    match kernel.leave(remove).context("leaving the kernel's rules")? {
+        Left::Others => tracing::info!("the rules are another agent's: they stay as they are"),
+        Left::Kept if args.fail_open => tracing::info!(
             "the rules stay: what needs a verdict passes until an agent is back (podgate cleanup takes everything away)"
         ),
-        OnExit::Keep => tracing::info!(
+        Left::Kept => tracing::info!(
             "the rules stay: accepted connections go on, what needs a verdict is dropped until an agent is back \
              (podgate cleanup takes everything away)"
         ),
-        OnExit::Remove => {
-            let gone = podgate_netfilter::cleanup().context("taking the kernel's rules away")?;
+        Left::Removed(gone) => {
             tracing::info!(connections = gone.connections, "the rules are gone: nothing is filtered any more");
         }
     }

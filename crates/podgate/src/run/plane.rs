@@ -10,7 +10,7 @@ use super::inputs::{self, Input};
 use super::kernel::Kernel;
 use super::serve;
 use super::settings::RunArgs;
-use crate::telemetry::{self, State, events::Events};
+use crate::telemetry::{self, DataPlane, State, events::Events};
 
 /// The data plane, once it is there.
 pub(crate) struct Plane<'a> {
@@ -37,10 +37,15 @@ impl<'a> Plane<'a> {
 
     /// Starts everything with the first snapshot, which must be published already.
     pub(crate) fn start(&mut self, control: &mut Control, first: &Build) -> Result<()> {
-        self.events = Some(serve::start(self.args, &self.settings, control)?);
+        self.events = Some(serve::start(self.args, &mut self.settings, control)?);
         let (counters, queues) = (control.counters.clone(), self.settings.queues.clone());
+        let publication = control.publication.clone();
+        let rules = self.args.max_rule_series;
+        control.state.register(DataPlane::new(publication, counters.clone(), queues.clone(), rules));
+        control.state.facts().queues = Some(queues.clone());
         control.state.watch_over(telemetry::liveness::workers(counters, queues));
-        let kernel = Kernel::install(self.settings.clone(), first, self.inputs.clone());
+        let (whole, inputs) = (control.boot.is_over(), self.inputs.clone());
+        let kernel = Kernel::install(self.settings.clone(), first, whole, inputs, &control.state);
         self.kernel = Some(kernel.context("programming the kernel")?);
         control.state.kernel_transactions.inc();
         inputs::strict_after(self.args.loose(), self.inputs.clone());

@@ -4,19 +4,25 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use podgate_engine::{Direction, Verdict};
-use podgate_netfilter::{MmsgQueue, NfqQueue, ProgramSettings, Queue, QueueSettings};
+use podgate_netfilter::{MmsgQueue, NfqQueue, ProgramSettings, Queue, QueueError, QueueSettings};
 
 use super::control::{Control, lock};
 use super::settings::{Receiver, RunArgs};
 use crate::telemetry::events::{self, Deny, Events, Limit};
 use crate::worker::{HoldSettings, RECORDS, Record, Records, Shared, Workers, end_process};
 
+/// From one range of queues to the next that is tried: as many as there can be workers, so that ranges of agents with
+/// the same base never overlap.
+const STRIDE: u16 = 64;
+/// Ranges that are tried. At an upgrade two agents run at once; more do only while something is wrong.
+const SLOTS: u16 = 4;
+
 /// Binds the queues and starts a worker for each. The first snapshot must be published: an earlier agent's rules may
-/// be there, and send packets at once.
-pub(super) fn start(args: &RunArgs, settings: &ProgramSettings, control: &mut Control) -> Result<Events> {
-    let queues = settings.queues.clone().map(|number| bind(args, number)).collect::<Result<Vec<_>>>()?;
+/// be there, and send packets at once. `settings` are told which queues it became: another agent may have the first.
+pub(super) fn start(args: &RunArgs, settings: &mut ProgramSettings, control: &mut Control) -> Result<Events> {
+    let queues = bind_range(args, settings)?;
     let records = Arc::new(Records::new(RECORDS));
     let shared = Shared {
         marks: settings.marks,
@@ -36,7 +42,31 @@ pub(super) fn start(args: &RunArgs, settings: &ProgramSettings, control: &mut Co
         .context("starting the events thread")
 }
 
-fn bind(args: &RunArgs, number: u16) -> Result<Box<dyn Queue>> {
+/// Binds the first range that nobody has. In ascending order, so that of two agents that start at once the one that gets
+/// a range's first queue gets them all.
+fn bind_range(args: &RunArgs, settings: &mut ProgramSettings) -> Result<Vec<Box<dyn Queue>>> {
+    let wanted = settings.queues.clone();
+    let mut taken = None;
+    for slot in 0..SLOTS {
+        let shifted = |number: u16| number.checked_add(slot * STRIDE);
+        let (Some(first), Some(last)) = (shifted(*wanted.start()), shifted(*wanted.end())) else { break };
+        match (first..=last).map(|number| bind(args, number)).collect::<Result<Vec<_>, _>>() {
+            Ok(queues) => {
+                if slot > 0 {
+                    tracing::info!(first, last, "other queues than --queue-base says: those are in use");
+                }
+                settings.queues = first..=last;
+                return Ok(queues);
+            }
+            Err(error @ QueueError::InUse { .. }) => drop(taken.get_or_insert(error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let all = format!("all {SLOTS} ranges of queues from --queue-base on are in use");
+    Err(taken.map_or_else(|| anyhow!("there are no queues"), Into::into)).context(all)
+}
+
+fn bind(args: &RunArgs, number: u16) -> Result<Box<dyn Queue>, QueueError> {
     let settings = QueueSettings { length: args.queue_length, fail_open: args.fail_open, ..QueueSettings::new(number) };
     Ok(match args.receiver {
         Receiver::Mmsg => Box::new(MmsgQueue::bind(&settings)?),

@@ -1,0 +1,191 @@
+//! Two agents on one node: hand-over at an upgrade, its failures, and a crash, all under load.
+
+use std::time::Duration;
+
+use podgate_sandbox::ProbeKind::Tcp;
+use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, Probe, Server};
+
+use crate::kit::{Node, deny_all, pair, web_on};
+use crate::load::{CLOSED, Load, OPEN};
+
+/// New connections a second, and hand-overs under them; `PODGATE_RATE` and `PODGATE_HAND_OVERS` make more of it.
+fn dose() -> (u32, u32) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
+    (number("PODGATE_RATE").unwrap_or(400), number("PODGATE_HAND_OVERS").unwrap_or(10))
+}
+
+/// Of shop/web only one port is open, by TCP and UDP.
+fn shop() -> (Node, Pod, Pod, Server) {
+    let (node, web, client, server) = pair(&[OPEN], &[OPEN]);
+    node.write("policy.yaml", &web_on("TCP", OPEN).replace("port: 80}", "port: 80}, {protocol: UDP, port: 80}"));
+    (node, web, client, server)
+}
+
+fn judged_right(node: &Node, web: &Pod, client: &Pod) {
+    node.expect(&[
+        Probe::open(client.client(), web.v4(), Tcp(OPEN)),
+        Probe::open(client.client(), web.v6(), Tcp(OPEN)),
+        Probe::closed(client.client(), web.v4(), Tcp(CLOSED)),
+    ]);
+}
+
+fn rules(node: &Node) -> String {
+    node.command("nft", &["--stateless", "--handle", "list", "table", "inet", "podgate"]).1
+}
+
+#[test]
+fn hand_overs_under_load_lose_no_packet_and_leak_none() {
+    let (mut node, web, client, _server) = shop();
+    let (rate, times) = dose();
+    node.start(&["--on-exit", "remove"]);
+    let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
+    let load = Load::start(&client, &web, rate, 8);
+    load.await_connections(50);
+    for _ in 0..times {
+        let old = node.hand_over(&["--on-exit", "remove"]);
+        load.await_connections(20);
+        old.await_unready("handed over to a newer agent");
+        assert_eq!(old.find_metric("podgate_owner"), Some(0.0), "{}", old.log());
+        assert_eq!(node.metric("podgate_owner"), 1.0, "{}", node.log());
+        connection.ping(PATIENCE).expect("it goes on");
+        old.stop();
+        load.await_connections(20);
+        connection.ping(PATIENCE).expect("it goes on");
+    }
+    let came = load.stop();
+    println!("{times} hand-overs at {rate} connections/s: {came:?}");
+    came.lost_nothing_and_leaked_nothing(&node.log());
+    judged_right(&node, &web, &client);
+}
+
+#[test]
+fn the_old_agent_writes_nothing_and_its_end_leaves_the_new_ones_rules() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&["--on-exit", "remove"]);
+    let old = node.hand_over(&[]);
+    old.await_unready("handed over to a newer agent");
+    // Both follow these changes; only one may write them.
+    node.apply("policy.yaml", &deny_all("shop"));
+    node.apply("policy.yaml", &web_on("TCP", OPEN));
+    let table = rules(&node);
+    old.stop();
+    assert_eq!(rules(&node), table);
+    node.apply("policy.yaml", &deny_all("shop"));
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(OPEN))]);
+    node.apply("policy.yaml", &web_on("TCP", OPEN));
+    judged_right(&node, &web, &client);
+    assert_eq!(node.metric("podgate_kernel_repairs_total"), 0.0, "nobody else wrote\n{}", node.log());
+}
+
+#[test]
+fn killed_right_after_the_hand_over_the_old_agent_takes_back() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    let old = node.hand_over(&[]);
+    old.await_unready("handed over to a newer agent");
+    let load = Load::start(&client, &web, 200, 4);
+    load.await_connections(20);
+    // A change meanwhile: the old one has it as well.
+    let more = web_on("TCP", OPEN).replace("port: 80}", "port: 80}, {protocol: UDP, port: 80}, {port: 82}");
+    node.apply("policy.yaml", &more);
+    node.kill();
+    old.await_ready();
+    assert_eq!(old.find_metric("podgate_owner"), Some(1.0));
+    load.await_connections(100);
+    let came = load.stop();
+    assert_eq!(came.leaked, 0, "{came:?}");
+    connection.ping(PATIENCE).expect("it goes on");
+    node.adopt(old);
+    judged_right(&node, &web, &client);
+    // The next one hesitates, as newer agents die here, and has it in the end.
+    let next = node.launch_another(&[]);
+    next.await_line("newer ones have died here lately");
+    next.await_unready("standing by");
+    assert_eq!(node.metric("podgate_owner"), 1.0);
+    next.await_ready();
+    let old = node.adopt(next).expect("the one before");
+    old.await_unready("handed over to a newer agent");
+    old.stop();
+    judged_right(&node, &web, &client);
+}
+
+#[test]
+fn an_owner_that_is_ended_leaves_the_table_to_the_agent_that_stands_by() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    let old = node.hand_over(&["--on-exit", "remove"]);
+    old.await_unready("handed over to a newer agent");
+    let load = Load::start(&client, &web, 200, 4);
+    load.await_connections(20);
+    // A roll-back: the newer one goes, and would take the rules with it.
+    node.stop();
+    old.await_ready();
+    load.await_connections(50);
+    load.stop().lost_nothing_and_leaked_nothing(&old.log());
+    node.adopt(old);
+    judged_right(&node, &web, &client);
+}
+
+#[test]
+fn of_agents_that_start_at_the_same_moment_one_enforces() {
+    let (mut node, web, client, _server) = shop();
+    let started: Vec<_> = (0..3).map(|_| node.launch_another(&[])).collect();
+    let owners = || started.iter().filter(|agent| agent.find_metric("podgate_owner") == Some(1.0)).count();
+    started.iter().for_each(|agent| drop(agent.get("/readyz?generation=1")));
+    assert_eq!(owners(), 1);
+    // It stays so: none of them gives it up or fights for it.
+    let table = rules(&node);
+    let mut started = started;
+    let owner = started.iter().position(|agent| agent.find_metric("podgate_owner") == Some(1.0)).expect("one");
+    node.adopt(started.swap_remove(owner));
+    judged_right(&node, &web, &client);
+    assert_eq!(rules(&node), table);
+    assert_eq!(node.metric("podgate_owner"), 1.0);
+}
+
+#[test]
+fn a_flushed_ruleset_is_put_back_by_the_owner_alone() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    let old = node.hand_over(&[]);
+    old.await_unready("handed over to a newer agent");
+    assert!(node.command("nft", &["flush", "ruleset"]).0);
+    node.await_metric("podgate_kernel_repairs_total", 1.0);
+    judged_right(&node, &web, &client);
+    assert_eq!(old.find_metric("podgate_owner"), Some(0.0), "{}", old.log());
+    assert_eq!(node.metric("podgate_owner"), 1.0);
+}
+
+#[test]
+fn killed_and_started_again_under_load_nothing_forbidden_passes_and_established_connections_go_on() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    let load = Load::start(&client, &web, 200, 4);
+    for _ in 0..3 {
+        load.await_connections(20);
+        node.kill();
+        // Without an agent, by the label alone, and not by a retransmission.
+        connection.ping(Duration::from_millis(190)).expect("it goes on");
+        assert!(client.client().open(web.v4(), CLOSED, DENY_WAIT).is_err());
+        node.start(&[]);
+        connection.ping(PATIENCE).expect("it goes on");
+    }
+    load.await_connections(20);
+    let came = load.stop();
+    assert_eq!(came.leaked, 0, "{came:?}");
+    judged_right(&node, &web, &client);
+}
+
+#[test]
+fn cleaning_up_under_a_living_agent_is_undone_and_said() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    let (ok, said) = node.command(crate::kit::binary().to_str().expect("text"), &["cleanup"]);
+    assert!(ok && said.contains("an agent is running"), "{said}");
+    node.await_metric("podgate_kernel_repairs_total", 1.0);
+    judged_right(&node, &web, &client);
+}
