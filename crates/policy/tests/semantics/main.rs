@@ -10,6 +10,7 @@ mod common;
 
 mod addresses;
 mod cluster;
+mod cluster_manifests;
 mod cluster_tiers;
 mod fail_closed;
 mod ip_blocks;

@@ -6,7 +6,7 @@ use podgate_api::Direction::Ingress;
 use podgate_api::{Change, Kind, Object, ObjectKey};
 
 use crate::cluster::{Cluster, cluster_with};
-use crate::common::{address, admin, deny, key, namespace, pod, policy, rule};
+use crate::common::{address, admin, deny, key, namespace, node, pod, policy, rule};
 
 /// The cluster with these objects, and what the change touches.
 fn touched(before: Vec<Object>, changes: impl IntoIterator<Item = Change>) -> Vec<IpAddr> {
@@ -87,4 +87,14 @@ fn a_namespace_that_is_annotated_touches_its_pods() {
     let touched = touched(Vec::new(), applied(objects![namespace("shop").label("team", "a").annotated()]));
     assert_touches(&touched, "10.1.0.11");
     assert_touches(&touched, "10.1.0.12");
+}
+
+#[test]
+fn connections_to_a_node_whose_labels_change_are_touched() {
+    let denied = objects![admin("a", 1).egress(deny().nodes("role=db"))];
+    let other = objects![node("n2").at("10.0.0.2").at("fd00::2").label("role", "db")];
+    let touched = touched(denied, applied(other));
+    assert_touches(&touched, "10.0.0.2");
+    assert_touches(&touched, "fd00::2");
+    assert!(!touched.contains(&address("10.0.0.1")), "{touched:?}");
 }
