@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
-use podgate_api::Change;
 use podgate_engine::{Counters, Flow, NodeOrigin, Port, Publication, RuleId, Snapshot, Verdict, protocol};
 use podgate_netfilter::{BridgeState, Marks, conntrack, ensure_bridged_filtered};
 use podgate_policy::{Build, Index, Warning};
+use podgate_watch::saved::Recorder;
 use podgate_watch::{Event, Freshness, Problem};
 use tokio::sync::mpsc;
 
@@ -50,6 +50,8 @@ pub(crate) struct Control {
     pub(crate) inputs: mpsc::Receiver<Input>,
     pub(crate) news: News,
     pub(crate) boot: Boot,
+    /// Keeps the world on disk.
+    pub(crate) recorder: Option<Recorder>,
 }
 
 /// What is told once: when it comes, not while it stays.
@@ -82,11 +84,8 @@ pub(crate) struct Pending {
 impl Control {
     /// Enforces each change until told to stop; gives the reason. What an earlier agent saved is in force from the
     /// start on, else what [`Boot`] says until the source has told all.
-    pub(crate) fn follow(&mut self, plane: &mut Plane<'_>, restored: Vec<Change>) -> Result<End> {
+    pub(crate) fn follow(&mut self, plane: &mut Plane<'_>) -> Result<End> {
         if self.boot.is_restored() {
-            let mut index = lock(&self.index);
-            restored.into_iter().for_each(|change| index.apply(change));
-            drop(index);
             self.enforce(plane, Pending { judge_all: true, ..Pending::default() })?;
         }
         self.close_ranges(plane)?;
@@ -135,6 +134,9 @@ impl Control {
             }
             self.state.restored(None);
             self.state.readiness.synced();
+            if let Some(recorder) = &self.recorder {
+                recorder.synced();
+            }
             plane.tell_first_world(&self.state);
         }
         Ok(())
@@ -285,6 +287,9 @@ impl Control {
         match event {
             Event::Changes { changes, noticed } => {
                 self.boot.note(&changes);
+                if let Some(recorder) = &self.recorder {
+                    recorder.record(&changes);
+                }
                 let mut index = lock(&self.index);
                 changes.into_iter().for_each(|change| index.apply(change));
                 pending.dirty = true;

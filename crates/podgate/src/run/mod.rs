@@ -62,9 +62,6 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let (sender, inputs) = mpsc::channel(inputs::WAITING);
     inputs::signals(sender.clone())?;
     inputs::routes(sender.clone())?;
-    let mut restored = source.restore();
-    source.follow(std::mem::take(&mut restored.keys), sender.clone());
-
     let queues = settings.queues.clone();
     let counters = Arc::new(Counters::new(queues.len()));
     let publication = Publication::new(Arc::new(Snapshot::empty()), queues.len());
@@ -73,15 +70,17 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         index.guard_pod_ranges(args.pod_cidrs.clone());
         index
     };
+    let mut index = guarded();
+    let mut restored = source.restore(&mut index, guarded);
+    let index = Arc::new(Mutex::new(index));
+    source.follow(std::mem::take(&mut restored.keys), sender.clone());
     let mut boot = Boot::new(args.boot(), guarded());
     if restored.saved.is_some() {
         boot.restored();
         state.restored(restored.saved);
     }
-    let index = Arc::new(Mutex::new(guarded()));
     let asked = status::Settings {
         node: args.source.node().map(str::to_owned),
-        queues: queues.clone(),
         fail_open: settings.fail_open,
         native_queue: features.native_queue,
     };
@@ -98,9 +97,10 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         inputs,
         news: News::default(),
         boot,
+        recorder: restored.recorder.take(),
     };
     let mut plane = Plane::new(args, settings, sender, followed);
-    let ending = control.follow(&mut plane, restored.changes)?;
+    let ending = control.follow(&mut plane)?;
     let (End::Asked(why) | End::Failed(why)) = ending;
     tracing::info!(why, "ending");
     // A failure is no wish to open the node, whatever becomes of its rules when it is asked to end.
@@ -111,6 +111,9 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         workers.stop();
     }
     drop(plane);
+    if let Some(recorder) = control.recorder.take() {
+        recorder.stop();
+    }
     http.stop();
     runtime.shutdown_background();
     match ending {

@@ -9,9 +9,11 @@ use std::time::SystemTime;
 use anyhow::{Result, bail};
 use clap::Args;
 use podgate_api::{Change, ObjectKey};
-use podgate_policy::Locality;
+use podgate_policy::{Index, Locality};
+use podgate_watch::{kube, saved};
 use tokio::sync::mpsc::Sender;
 
+use super::boot::moment;
 use super::inputs::{self, Input};
 
 /// Flags about where the agent learns of the world.
@@ -22,10 +24,24 @@ pub(crate) struct SourceArgs {
     #[arg(long, env = "PODGATE_MANIFESTS", value_name = "DIR")]
     manifests: Option<PathBuf>,
 
+    /// Follow the cluster of this kubeconfig file. Without it and without --manifests: the cluster that the agent's own
+    /// pod is in, as that needs no secret on the node.
+    #[arg(long, env = "PODGATE_KUBECONFIG", value_name = "FILE", conflicts_with = "manifests")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Context of the kubeconfig file [default: its current one].
+    #[arg(long, env = "PODGATE_CONTEXT", value_name = "NAME", requires = "kubeconfig")]
+    context: Option<String>,
+
     /// This node's name: only pods with that spec.nodeName are subjects. With manifests it may be left out: then every
     /// pod in them is.
     #[arg(long, env = "PODGATE_NODE", value_name = "NAME")]
     node: Option<String>,
+
+    /// Where the last known world of the cluster is kept (in a directory of the node's name), so that a start while the
+    /// API server is away enforces at once; `none` for nowhere. The default is where a node's services keep their state.
+    #[arg(long, env = "PODGATE_STATE_DIR", value_name = "DIR", default_value = "/var/lib/podgate")]
+    state_dir: PathBuf,
 }
 
 /// A source, chosen and checked.
@@ -33,17 +49,26 @@ pub(crate) struct SourceArgs {
 pub(crate) enum Source {
     /// A directory of manifests.
     Manifests(PathBuf),
+    /// A cluster's API server.
+    Cluster(Cluster),
+}
+
+/// A cluster, and what is kept of it on disk.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    access: kube::Access,
+    saved: Option<saved::Settings>,
 }
 
 /// What an earlier agent left on disk.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Restored {
-    /// The world, to be applied whole.
-    pub(crate) changes: Vec<Change>,
     /// Its keys, for the source to tell what is gone since.
     pub(crate) keys: Vec<ObjectKey>,
     /// When it was last written; None where there is nothing.
     pub(crate) saved: Option<SystemTime>,
+    /// Goes on writing.
+    pub(crate) recorder: Option<saved::Recorder>,
 }
 
 impl SourceArgs {
@@ -55,7 +80,27 @@ impl SourceArgs {
             }
             return Ok(Source::Manifests(directory.clone()));
         }
-        bail!("nothing to follow: give --manifests DIR")
+        let Some(node) = self.node.as_deref().filter(|n| !n.is_empty()) else {
+            bail!(
+                "--node is needed with a cluster: its pods are the ones to enforce here (in a \
+                   DaemonSet: PODGATE_NODE from spec.nodeName)"
+            );
+        };
+        let access = match &self.kubeconfig {
+            Some(file) => kube::Access::Kubeconfig { file: Some(file.clone()), context: self.context.clone() },
+            None if std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => kube::Access::InCluster,
+            None => bail!(
+                "nothing to follow: give --manifests DIR or --kubeconfig FILE (without either the agent must run in a \
+                 pod of the cluster, and KUBERNETES_SERVICE_HOST is not set)"
+            ),
+        };
+        let place = match &access {
+            kube::Access::InCluster => "in-cluster".to_owned(),
+            kube::Access::Kubeconfig { .. } => "kubeconfig".to_owned(),
+        };
+        let saved = (self.state_dir.as_os_str() != "none")
+            .then(|| saved::Settings::new(self.state_dir.join(node), format!("{place} {node}")));
+        Ok(Source::Cluster(Cluster { access, saved }))
     }
 
     /// This node's name, if one was given.
@@ -74,19 +119,49 @@ impl Source {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Source::Manifests(_) => "the manifests",
+            Source::Cluster(_) => "the cluster's policies",
         }
     }
 }
 
 impl Source {
-    /// Reads what an earlier agent saved of this world. Whatever is wrong with it is told and passed over: the API
-    /// server has it all.
-    pub(crate) fn restore(&self) -> Restored {
-        Restored::default()
+    /// Reads what an earlier agent saved of this world into an empty index. Whatever is wrong with it is told and passed
+    /// over: the API server has it all.
+    pub(crate) fn restore(&self, index: &mut Index, empty: impl FnOnce() -> Index) -> Restored {
+        let Source::Cluster(Cluster { saved: Some(settings), .. }) = self else { return Restored::default() };
+        let loaded = saved::load(settings);
+        for problem in &loaded.problems {
+            tracing::warn!("the saved world: {problem}");
+        }
+        let recorder = saved::Recorder::start(settings, &loaded)
+            .inspect_err(|error| tracing::error!(%error, "the world cannot be kept on disk"))
+            .ok();
+        let mut restored = Restored { recorder, ..Restored::default() };
+        let Some(world) = loaded.world else { return restored };
+        let read = world.read(|change| {
+            restored.keys.push(key(&change));
+            index.apply(change);
+        });
+        match read {
+            Ok(()) => {
+                restored.saved = Some(world.saved());
+                tracing::warn!(
+                    objects = restored.keys.len(),
+                    saved = moment(world.saved()),
+                    "the last known world is enforced until the API server tells the present one"
+                );
+            }
+            Err(error) => {
+                tracing::warn!("the saved world: {error}");
+                restored.keys.clear();
+                *index = empty();
+            }
+        }
+        restored
     }
 
     /// Follows the source; its events go to `inputs`. `known` is what is in force already.
-    pub(crate) fn follow(self, _known: Vec<ObjectKey>, inputs: Sender<Input>) {
+    pub(crate) fn follow(self, known: Vec<ObjectKey>, inputs: Sender<Input>) {
         match self {
             Source::Manifests(directory) => {
                 inputs::source(
@@ -95,6 +170,17 @@ impl Source {
                     inputs,
                 );
             }
+            Source::Cluster(cluster) => {
+                let settings = kube::Settings { known, ..kube::Settings::new(cluster.access) };
+                inputs::source("the cluster", |events| kube::follow(settings, events), inputs);
+            }
         }
+    }
+}
+
+fn key(change: &Change) -> ObjectKey {
+    match change {
+        Change::Apply(object) => object.key(),
+        Change::Delete(key) => key.clone(),
     }
 }
