@@ -1,0 +1,505 @@
+//! List, then watch, then watch on: one resource followed through everything that may happen to the API server and to
+//! the way there. What the objects mean is the [`Sink`]'s business.
+//!
+//! ```text
+//!         ┌──────── version expired, or another world ◀────────────┐
+//!         ▼                                                        │
+//!   list (streamed, or in pages) ──▶ watch ──▶ ended or broken ──▶ same world? ──▶ watch on from the last version
+//! ```
+//!
+//! It is written on `kube`'s client and request types, not on `kube::runtime::watcher`: that one asks for lists that a
+//! lagging API server may answer from its past, does not see `Retry-After`, begins anew at once when watches end at
+//! once, and does not notice that a server was replaced.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use kube::core::params::{ListParams, WatchParams};
+use kube::core::{Request, Status};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+
+use super::backoff::{Backoff, jittered};
+use super::connect::Connection;
+use super::lines::Lines;
+use super::request::{Failure, Reason};
+use super::resources::Presence;
+
+/// Where the objects go.
+pub(super) trait Sink: Send {
+    /// A list begins: what it does not have at its end is gone.
+    fn begin_list(&mut self);
+    /// One object's JSON, as it is now or was at last. Gives its version, if it has one.
+    fn take(&mut self, object: &str, gone: bool) -> Option<String>;
+    /// Whether it is time to flush.
+    fn is_full(&self) -> bool;
+    /// Tells what was taken.
+    fn flush(&mut self, noticed: Instant) -> impl Future<Output = ()> + Send;
+    /// The list is complete.
+    fn end_list(&mut self, noticed: Instant) -> impl Future<Output = ()> + Send;
+    /// How the resource is doing.
+    fn state(&mut self, state: State<'_>) -> impl Future<Output = ()> + Send;
+}
+
+/// How a resource is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State<'a> {
+    /// It is being listed.
+    Listing,
+    /// It is watched.
+    Live,
+    /// The API server does not have it.
+    Absent,
+    /// It can't be read, perhaps because that is forbidden.
+    Failing { since: SystemTime, why: &'a str, forbidden: bool },
+}
+
+/// What is to be followed.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// Its path on the API server.
+    pub(super) path: String,
+    /// The path that tells which resources there are beside it, and its name there.
+    pub(super) group: (String, &'static str),
+    pub(super) presence: Presence,
+    /// The form in which objects, and lists of them, are asked for.
+    pub(super) accept: (&'static str, &'static str),
+}
+
+/// Follows one resource. There is only one for each: no resource is ever watched twice.
+#[derive(Debug)]
+pub(super) struct Reflector<S> {
+    target: Target,
+    sink: S,
+    connection: Arc<Connection>,
+    /// Changes when something was installed.
+    installs: watch::Receiver<u64>,
+    backoff: Backoff,
+    /// Whether lists are streamed: until the API server says that it can't.
+    streams: bool,
+    /// Since when it fails, or since when it is unclear whether it does.
+    broken: Option<SystemTime>,
+    /// Told as failing.
+    failing: bool,
+    /// What tells this cluster from another.
+    world: Option<String>,
+}
+
+/// Why a watch is over.
+enum End {
+    /// The API server ended it, as it does every few minutes.
+    Clean,
+    /// It broke off, or ended with an error; what came before counts.
+    Broken(Failure),
+    /// It can't go on from where it was.
+    Relist(Failure),
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow)]
+    metadata: PageMeta<'a>,
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMeta<'a> {
+    #[serde(borrow, default)]
+    resource_version: Cow<'a, str>,
+    #[serde(borrow, default, rename = "continue")]
+    token: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow, rename = "type")]
+    what: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Bookmark<'a> {
+    #[serde(borrow)]
+    metadata: BookmarkMeta<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BookmarkMeta<'a> {
+    #[serde(borrow, default)]
+    resource_version: Cow<'a, str>,
+    #[serde(borrow, default)]
+    annotations: Option<BookmarkAnnotations<'a>>,
+}
+
+#[derive(Deserialize)]
+struct BookmarkAnnotations<'a> {
+    #[serde(borrow, default, rename = "k8s.io/initial-events-end")]
+    initial_events_end: Option<Cow<'a, str>>,
+}
+
+/// One line of a watch, understood.
+enum Heard {
+    Object,
+    Bookmark { ends_list: bool },
+    Error(Failure),
+}
+
+impl<S: Sink> Reflector<S> {
+    pub(super) fn new(target: Target, sink: S, connection: Arc<Connection>, installs: watch::Receiver<u64>) -> Self {
+        let backoff = Backoff::new(connection.timing());
+        let streams = connection.timing().stream_lists;
+        let (broken, failing, world) = (None, false, None);
+        Self { target, sink, connection, installs, backoff, streams, broken, failing, world }
+    }
+
+    /// Follows the resource for ever.
+    pub(super) async fn run(mut self) {
+        loop {
+            let Err(failure) = self.follow().await else { continue };
+            match failure.reason {
+                Reason::NotFound if self.target.presence == Presence::Installed => self.absent().await,
+                Reason::Forbidden if self.target.presence == Presence::Installed && !self.is_served().await => {
+                    self.absent().await;
+                }
+                Reason::Expired => self.pause(&failure).await,
+                _ => self.fail(&failure).await,
+            }
+        }
+    }
+
+    /// Lists and watches. `Ok`: to be listed anew.
+    async fn follow(&mut self) -> Result<(), Failure> {
+        if !self.failing {
+            self.sink.state(State::Listing).await;
+        }
+        self.world = self.identity().await?;
+        let (version, open) = if self.streams { self.list_streamed().await? } else { self.list_in_pages().await? };
+        self.watch(version, open).await
+    }
+
+    async fn list_in_pages(&mut self) -> Result<(String, Option<Lines>), Failure> {
+        self.sink.begin_list();
+        let timing = self.connection.timing().clone();
+        let mut params = ListParams::default().limit(timing.page);
+        loop {
+            let path = self.list_path(&params)?;
+            let text = self.connection.get(&path, self.target.accept.1).await?.whole(timing.answer).await?;
+            let noticed = Instant::now();
+            let page: Page<'_> = serde_json::from_slice(&text).map_err(|error| garbled(&error))?;
+            for item in page.items.into_iter().flatten() {
+                self.sink.take(item.get(), false);
+                if self.sink.is_full() {
+                    self.sink.flush(noticed).await;
+                }
+            }
+            let (version, token) = (page.metadata.resource_version, page.metadata.token);
+            if !token.is_empty() {
+                self.sink.flush(noticed).await;
+                params.continue_token = Some(token.into_owned());
+                continue;
+            }
+            if version.is_empty() {
+                return Err(Failure::new(Reason::Garbled, "the API server's list has no resourceVersion"));
+            }
+            self.sink.end_list(noticed).await;
+            return Ok((version.into_owned(), None));
+        }
+    }
+
+    /// The list as the beginning of the watch: object by object, never a page in memory.
+    async fn list_streamed(&mut self) -> Result<(String, Option<Lines>), Failure> {
+        let opened = self.open("", WatchParams::default().initial_events()).await;
+        let mut lines = match opened {
+            // Refused: some API servers only find out while answering that their storage cannot (etcd 3.4: 500,
+            // RequestWatchProgress is disabled).
+            Err(failure) if matches!(failure.reason, Reason::Unsupported | Reason::Refused) => {
+                self.streams = false;
+                return self.list_in_pages().await;
+            }
+            opened => opened?,
+        };
+        self.sink.begin_list();
+        let mut version = String::new();
+        loop {
+            let Some(noticed) = lines.fill(self.connection.timing().answer).await? else {
+                return Err(Failure::new(Reason::Connection, "the API server ended a list before it was complete"));
+            };
+            while let Some(line) = lines.next() {
+                match self.hear(line, &mut version)? {
+                    Heard::Object if self.sink.is_full() => self.sink.flush(noticed).await,
+                    Heard::Object | Heard::Bookmark { ends_list: false } => {}
+                    Heard::Bookmark { ends_list: true } => {
+                        self.sink.end_list(noticed).await;
+                        return Ok((version, Some(lines)));
+                    }
+                    Heard::Error(failure) if matches!(failure.reason, Reason::Unsupported | Reason::Refused) => {
+                        self.streams = false;
+                        return self.list_in_pages().await;
+                    }
+                    Heard::Error(failure) => return Err(failure),
+                }
+            }
+        }
+    }
+
+    /// Watches on and on. `Ok`: the resource is to be listed anew.
+    async fn watch(&mut self, mut version: String, mut open: Option<Lines>) -> Result<(), Failure> {
+        // Whether this may be another server than the one that was listed.
+        let mut doubtful = false;
+        loop {
+            let lines = match open.take() {
+                Some(lines) => Ok(lines),
+                None => self.watch_on(&version, doubtful).await,
+            };
+            let mut lines = match lines {
+                Ok(lines) => lines,
+                Err(failure) => match failure.reason {
+                    Reason::Expired => {
+                        tracing::debug!(path = self.target.path, why = failure.why, "to be listed anew");
+                        self.pause(&failure).await;
+                        return Ok(());
+                    }
+                    Reason::NotFound if self.target.presence == Presence::Installed => return Err(failure),
+                    _ => {
+                        self.fail(&failure).await;
+                        doubtful = true;
+                        continue;
+                    }
+                },
+            };
+            self.live().await;
+            doubtful = false;
+            let opened = Instant::now();
+            let (mut heard, end) = self.read(&mut lines, &mut version).await;
+            drop(lines);
+            heard |= opened.elapsed() >= self.connection.timing().settled;
+            if heard {
+                self.backoff.reset();
+            }
+            match end {
+                End::Clean if heard => {}
+                End::Clean => self.pause(&Failure::new(Reason::Connection, "the watch ended at once")).await,
+                End::Broken(failure) => {
+                    tracing::debug!(path = self.target.path, why = failure.why, "a watch broke off");
+                    doubtful = true;
+                    self.broken = Some(SystemTime::now());
+                    match failure.reason {
+                        Reason::Connection | Reason::Silence if heard => {}
+                        Reason::Connection | Reason::Silence => self.pause(&failure).await,
+                        _ => self.fail(&failure).await,
+                    }
+                }
+                End::Relist(failure) => {
+                    tracing::debug!(path = self.target.path, why = failure.why, "to be listed anew");
+                    if !heard {
+                        self.pause(&failure).await;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Opens a watch from a version on; `Expired` if it is not known there.
+    async fn watch_on(&mut self, version: &str, doubtful: bool) -> Result<Lines, Failure> {
+        if doubtful && !self.is_same_world(version).await? {
+            return Err(Failure::new(Reason::Expired, "the API server is another one, or was set back"));
+        }
+        self.open(version, WatchParams::default()).await
+    }
+
+    async fn open(&mut self, version: &str, mut params: WatchParams) -> Result<Lines, Failure> {
+        params.timeout = Some(jittered(self.connection.timing().watch).as_secs().max(1) as u32);
+        let request = Request::new(&self.target.path).watch(&params, version);
+        let request = request.map_err(|error| Failure::new(Reason::Refused, error.to_string()))?;
+        let answer = self.connection.get(&request.uri().to_string(), self.target.accept.0).await?;
+        Ok(Lines::new(answer))
+    }
+
+    /// Reads a watch to its end; also whether anything happened in it.
+    async fn read(&mut self, lines: &mut Lines, version: &mut String) -> (bool, End) {
+        let mut heard = false;
+        // A streamed list may have left lines behind.
+        let mut noticed = Instant::now();
+        loop {
+            let end = loop {
+                let Some(line) = lines.next() else { break None };
+                match self.hear(line, version) {
+                    Ok(Heard::Object) => {
+                        heard = true;
+                        if self.sink.is_full() {
+                            self.sink.flush(noticed).await;
+                        }
+                    }
+                    Ok(Heard::Bookmark { .. }) => {}
+                    Ok(Heard::Error(failure)) if failure.reason == Reason::Expired => break Some(End::Relist(failure)),
+                    Ok(Heard::Error(failure)) => break Some(End::Broken(failure)),
+                    // Whatever it was that could not be read: a list has it too.
+                    Err(failure) => break Some(End::Relist(failure)),
+                }
+            };
+            self.sink.flush(noticed).await;
+            if let Some(end) = end {
+                return (heard, end);
+            }
+            match lines.fill(self.connection.timing().silence).await {
+                Ok(Some(read)) => noticed = read,
+                Ok(None) => return (heard, End::Clean),
+                Err(failure) => return (heard, End::Broken(failure)),
+            }
+        }
+    }
+
+    fn hear(&mut self, line: &[u8], version: &mut String) -> Result<Heard, Failure> {
+        let line: Line<'_> = serde_json::from_slice(line).map_err(|error| garbled(&error))?;
+        match &*line.what {
+            what @ ("ADDED" | "MODIFIED" | "DELETED") => {
+                let of_object = self.sink.take(line.object.get(), what == "DELETED");
+                if let Some(of_object) = of_object.filter(|of_object| !of_object.is_empty()) {
+                    *version = of_object;
+                }
+                Ok(Heard::Object)
+            }
+            "BOOKMARK" => {
+                let bookmark: Bookmark<'_> =
+                    serde_json::from_str(line.object.get()).map_err(|error| garbled(&error))?;
+                if !bookmark.metadata.resource_version.is_empty() {
+                    *version = bookmark.metadata.resource_version.into_owned();
+                }
+                let end = bookmark.metadata.annotations.and_then(|annotations| annotations.initial_events_end);
+                Ok(Heard::Bookmark { ends_list: end.as_deref() == Some("true") })
+            }
+            "ERROR" => {
+                let status: Status = serde_json::from_str(line.object.get()).map_err(|error| garbled(&error))?;
+                Ok(Heard::Error(Failure::of_status(&status)))
+            }
+            other => Err(Failure::new(Reason::Garbled, format!("the API server tells an unknown event, {other:?}"))),
+        }
+    }
+
+    /// Whether the server answers for the same cluster as the one that was listed, and knows that version.
+    async fn is_same_world(&mut self, version: &str) -> Result<bool, Failure> {
+        if self.identity().await? != self.world {
+            return Ok(false);
+        }
+        let path = self.list_path(&ListParams::default().limit(1))?;
+        let answer = self.connection.get(&path, self.target.accept.1).await?;
+        let text = answer.whole(self.connection.timing().answer).await?;
+        let page: Page<'_> = serde_json::from_slice(&text).map_err(|error| garbled(&error))?;
+        // Versions are numbers that grow; where they are not, nothing can be told from them.
+        Ok(match (page.metadata.resource_version.parse::<u128>(), version.parse::<u128>()) {
+            (Ok(now), Ok(before)) => now >= before,
+            _ => true,
+        })
+    }
+
+    /// What tells this cluster from every other: the uid of a namespace that all have and that is never deleted.
+    async fn identity(&self) -> Result<Option<String>, Failure> {
+        const PATH: &str = "/api/v1/namespaces?fieldSelector=metadata.name%3Dkube-system";
+        #[derive(Deserialize)]
+        struct Named {
+            metadata: Uid,
+        }
+        #[derive(Deserialize)]
+        struct Uid {
+            #[serde(default)]
+            uid: String,
+        }
+        #[derive(Deserialize)]
+        struct Found {
+            #[serde(default)]
+            items: Option<Vec<Named>>,
+        }
+        let answer = match self.connection.get(PATH, LIST_OF_METADATA).await {
+            Err(failure) if matches!(failure.reason, Reason::Forbidden | Reason::NotFound) => return Ok(None),
+            answer => answer?,
+        };
+        let text = answer.whole(self.connection.timing().answer).await?;
+        let found: Found = serde_json::from_slice(&text).map_err(|error| garbled(&error))?;
+        Ok(found.items.into_iter().flatten().next().map(|found| found.metadata.uid))
+    }
+
+    /// Whether the API server has the resource at all; yes, where that can't be told.
+    async fn is_served(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Named {
+            name: String,
+        }
+        #[derive(Deserialize)]
+        struct Group {
+            #[serde(default)]
+            resources: Option<Vec<Named>>,
+        }
+        let (path, plural) = &self.target.group;
+        let answer = match self.connection.get(path, JSON).await {
+            Ok(answer) => answer.whole(self.connection.timing().answer).await,
+            Err(failure) => return failure.reason != Reason::NotFound,
+        };
+        let Ok(text) = answer else { return true };
+        match serde_json::from_slice::<Group>(&text) {
+            Ok(group) => group.resources.into_iter().flatten().any(|resource| resource.name == *plural),
+            Err(_) => true,
+        }
+    }
+
+    fn list_path(&self, params: &ListParams) -> Result<String, Failure> {
+        let request = Request::new(&self.target.path).list(params);
+        let request = request.map_err(|error| Failure::new(Reason::Refused, error.to_string()))?;
+        Ok(request.uri().to_string())
+    }
+
+    /// The API server does not have it: waits until it may.
+    async fn absent(&mut self) {
+        self.sink.begin_list();
+        self.sink.end_list(Instant::now()).await;
+        (self.broken, self.failing) = (None, false);
+        self.sink.state(State::Absent).await;
+        // An API server serves a resource a moment after its definition was told: then it is asked often.
+        let news = self.installs.has_changed().unwrap_or(false);
+        let wait = if news { self.backoff.wait(None) } else { jittered(self.connection.timing().poll) };
+        let _ = tokio::time::timeout(wait, async {
+            match self.installs.changed().await {
+                Ok(()) => self.backoff.reset(),
+                Err(_) => std::future::pending().await,
+            }
+        })
+        .await;
+    }
+
+    async fn live(&mut self) {
+        (self.broken, self.failing) = (None, false);
+        self.sink.state(State::Live).await;
+    }
+
+    /// Tells a failure, and waits before the next try.
+    async fn fail(&mut self, failure: &Failure) {
+        self.failing = true;
+        let since = *self.broken.get_or_insert_with(SystemTime::now);
+        let forbidden = failure.reason == Reason::Forbidden;
+        self.sink.state(State::Failing { since, why: &failure.why, forbidden }).await;
+        self.pause(failure).await;
+    }
+
+    async fn pause(&mut self, failure: &Failure) {
+        let wait = self.backoff.wait(failure.asked);
+        tracing::debug!(path = self.target.path, why = failure.why, ?wait, "waiting before the next try");
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// What is asked for: objects as they are, or only their metadata.
+pub(super) const JSON: &str = "application/json";
+/// See [`JSON`].
+pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+/// See [`JSON`].
+pub(super) const LIST_OF_METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+
+fn garbled(error: &serde_json::Error) -> Failure {
+    Failure::new(Reason::Garbled, format!("the API server's answer can't be read: {error}"))
+}

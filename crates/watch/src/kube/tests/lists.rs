@@ -1,0 +1,104 @@
+//! Lists: pages, streams, what they have and what they do not have any more.
+
+use podgate_api::{Kind, Phase};
+
+use super::*;
+
+#[tokio::test]
+async fn the_whole_world_comes_before_synced() {
+    let server = Server::new().await;
+    server.put(NAMESPACES, namespace("shop"));
+    server.put(NODES, node("n1"));
+    server.put(PODS, pod("web", "a"));
+    server.put(POLICIES, policy("p"));
+    let world = World::synced(&server).await;
+    assert_eq!(world.names(), "shop n1 web=a p");
+    assert_eq!(world.problems, []);
+    let Object::Pod(pod) = world.objects.values().find(|object| object.key().kind == Kind::Pod).unwrap() else {
+        panic!()
+    };
+    assert_eq!((&*pod.namespace, pod.node.as_deref(), pod.phase), ("shop", Some("n1"), Phase::Live));
+    assert_eq!(pod.addresses, ["10.0.0.9".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!((pod.ports.len(), &*pod.ports[0].name, pod.ports[0].number), (1, "web", 80));
+}
+
+#[tokio::test]
+async fn an_empty_cluster_is_synced() {
+    let server = Server::new().await;
+    let mut world = World::synced(&server).await;
+    world.until("live", |world| world.fresh["pods"] == FreshState::Live).await;
+    assert_eq!(world.fresh["adminnetworkpolicies.policy.networking.k8s.io"], FreshState::Absent);
+}
+
+#[tokio::test]
+async fn long_lists_come_in_pages() {
+    let server = Server::new().await;
+    (0..25).for_each(|i| server.put(PODS, pod(&format!("p{i:02}"), "a")));
+    let mut world = World::of(&server, |settings| settings.timing.page = 10);
+    world.until("synced", |world| world.synced).await;
+    assert_eq!((world.objects.len(), world.most), (25, 10));
+    assert_eq!(server.state().count("/pods?&limit=10"), 3);
+}
+
+#[tokio::test]
+async fn lists_are_streamed_where_the_server_can() {
+    let server = Server::new().await;
+    server.state().streams = true;
+    (0..25).for_each(|i| server.put(PODS, pod(&format!("p{i:02}"), "a")));
+    let mut world = World::of(&server, |settings| settings.timing.stream_lists = true);
+    world.until("synced", |world| world.synced).await;
+    assert_eq!(world.objects.len(), 25);
+    server.put(PODS, pod("p07", "b"));
+    world.until("the change", |world| world.names().contains("p07=b")).await;
+    let state = server.state();
+    assert_eq!((state.count("/pods?&limit"), state.count("/pods?&watch")), (0, 1));
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_where_the_server_can_not_stream_them() {
+    let server = Server::new().await;
+    server.put(PODS, pod("web", "a"));
+    let mut world = World::of(&server, |settings| settings.timing.stream_lists = true);
+    world.until("synced", |world| world.synced).await;
+    assert_eq!(world.names(), "web=a");
+    assert_eq!(world.problems, []);
+}
+
+#[tokio::test]
+async fn more_changes_than_one_event_holds_come_in_several() {
+    let server = Server::new().await;
+    (0..2500).for_each(|i| server.state().put(PODS, pod(&format!("p{i:04}"), "a")));
+    let mut world = World::of(&server, |settings| settings.timing.page = 2500);
+    world.until("synced", |world| world.synced).await;
+    assert_eq!((world.objects.len(), world.most), (2500, 1000));
+}
+
+#[tokio::test]
+async fn a_list_whose_pages_expire_is_begun_anew() {
+    let server = Server::new().await;
+    (0..5).for_each(|i| server.put(PODS, pod(&format!("p{i}"), "a")));
+    server.answer("continue=", &status(410, "Expired", "The provided continue parameter is too old"));
+    let mut world = World::of(&server, |settings| settings.timing.page = 2);
+    world.until("synced", |world| world.synced).await;
+    assert_eq!((world.objects.len(), world.deleted.len()), (5, 0));
+    assert_eq!(server.state().count("/pods?&limit=2"), 5);
+}
+
+#[tokio::test]
+async fn what_was_known_before_and_is_not_in_the_first_list_is_deleted() {
+    let server = Server::new().await;
+    server.put(PODS, pod("web", "a"));
+    let key = |kind, namespace: &str, name: &str| ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+    let mut world = World::of(&server, |settings| {
+        settings.known = vec![
+            key(Kind::Pod, "shop", "web"),
+            key(Kind::Pod, "shop", "old"),
+            key(Kind::NetworkPolicy, "shop", "old"),
+            key(Kind::AdminNetworkPolicy, "", "old"),
+        ];
+    });
+    world.until("synced", |world| world.synced).await;
+    world.deleted.sort();
+    assert_eq!(world.deleted, ["AdminNetworkPolicy old", "NetworkPolicy shop/old", "Pod shop/old"]);
+    assert_eq!(world.names(), "web=a");
+}
