@@ -57,6 +57,8 @@ pub(super) const ALL: &[Example] = &[
     example!("allow-a-range-of-addresses", "Allow a range of addresses, except some"),
     example!("allow-a-range-of-ports", "Allow a range of ports"),
     example!("limit-what-pods-reach", "Limit what pods reach (egress)"),
+    example!("keep-pods-off-their-node", "ClusterNetworkPolicy: keep pods off their node"),
+    example!("set-cluster-wide-defaults", "ClusterNetworkPolicy: before and after NetworkPolicies"),
 ];
 
 impl Example {
