@@ -42,6 +42,20 @@ unit: ## unit and property tests, and the tests of crates that need namespaces o
 node: ## of `unit`, the agent on real packets alone
 	$(CARGO) test --package podgate --locked --test node
 
+# The cluster (tests/cluster). Settings: CLUSTER=name NODES=2 PROXY_MODE=nftables|iptables CNI=ptp|bridge DUAL_STACK=1|0.
+.PHONY: setup-cluster
+setup-cluster: setup-demo
+	@tests/setup openssl nftables iptables conntrack socat ethtool runc containernetworking-plugins containerd etcd prometheus
+	@tests/cluster/build
+
+.PHONY: cluster-up
+cluster-up: setup-cluster ## two real nodes in namespaces, with nothing on them yet (root)
+	tests/cluster/up
+
+.PHONY: cluster-down
+cluster-down: ## ends that cluster
+	tests/cluster/down
+
 .PHONY: bench
 bench: setup-demo ## one verdict (criterion), then the packet path in network namespaces
 	bench/run
