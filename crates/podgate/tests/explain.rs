@@ -244,3 +244,75 @@ fn another_port_is_proposed_where_only_the_port_differs() {
         "{said:?}"
     );
 }
+
+/// A policy of the Admin tier that passes TCP 80 to the shop on, one that denies the rest of namespace blog, and one of
+/// the Baseline tier.
+const TIERS: &str = "
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: passing}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {matchLabels: {team: a}}}
+  ingress:
+  - {name: http, action: Pass, from: [{namespaces: {}}], protocols: [{tcp: {destinationPort: {number: 80}}}]}
+  - {name: blog, action: Deny, from: [{namespaces: {matchLabels: {team: b}}}]}
+  egress:
+  - {action: Deny, to: [{nodes: {matchLabels: {role: db}}}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: after}
+spec:
+  tier: Baseline
+  priority: 1
+  subject: {namespaces: {}}
+  ingress: [{action: Deny, from: [{namespaces: {}}]}]
+";
+
+#[test]
+fn a_rule_that_passes_is_told_and_tiers_that_are_not_asked_are_left_out() {
+    let desk = desk();
+    desk.write("tiers.yaml", TIERS);
+    let said = desk.run("explain -f world.yaml tiers.yaml -- blog/reader shop/db:80");
+    let out = said.out(0);
+    let passed = "  left to NetworkPolicies by\n    admin//passing/ingress/http (tiers.yaml:2)\n      passes from every pod in \
+                  any namespace, on TCP 80\n";
+    assert!(out.contains(passed), "{out}");
+    // The two rules of networkpolicy/shop/db.
+    assert!(out.contains("  none of the 2 rules matches, the nearest first\n"), "{out}");
+    assert!(!out.contains("baseline//") && !out.contains("admin//passing/ingress/blog"), "{out}");
+}
+
+#[test]
+fn a_denial_of_a_cluster_tier_is_told_with_what_a_network_policy_can_do() {
+    let desk = desk();
+    desk.write("tiers.yaml", TIERS);
+    let admin = desk.run("explain -f world.yaml tiers.yaml -- blog/reader shop/db:5432");
+    let out = admin.out(0);
+    assert!(out.contains("DENIED, denied by admin//passing/ingress/blog\n"), "{out}");
+    assert!(out.contains("denies from every pod in namespaces with team=b, on any port and protocol"), "{out}");
+    assert!(!out.contains("add "), "no NetworkPolicy helps against the Admin tier: {out}");
+    let baseline = desk.run("explain -f world.yaml tiers.yaml -- shop/db blog/reader:80");
+    let out = baseline.out(0);
+    assert!(out.contains("DENIED, denied by baseline//after/ingress/0\n"), "{out}");
+    let add = "* add a policy (from then on blog/reader has no ingress but what NetworkPolicies allow):\n";
+    assert!(out.contains(add), "{out}");
+}
+
+#[test]
+fn nodes_are_told_apart_by_their_labels() {
+    let desk = desk();
+    desk.write("tiers.yaml", TIERS);
+    let line = "explain -f world.yaml tiers.yaml -o json -- shop/db 192.0.2.1:22";
+    let told: serde_json::Value = serde_json::from_str(desk.run(line).out(0)).unwrap();
+    let rule = &told["egress"]["rules"][0];
+    assert_eq!((&rule["rule"], &told["egress"]["cause"]), (&"admin//passing/egress/0".into(), &"ownNode".into()));
+    assert_eq!(rule["mismatch"][0], "to[0]: node east: label role is absent, not \"db\"");
+    let labelled = WORLD.replace("metadata: {name: east}", "metadata: {name: east, labels: {role: db}}");
+    desk.write("world.yaml", &labelled);
+    let told: serde_json::Value = serde_json::from_str(desk.run(line).out(0)).unwrap();
+    assert_eq!(told["egress"]["rule"], "admin//passing/egress/0");
+    assert_eq!(told["egress"]["rules"][0]["says"], "denies to nodes with role=db, on any port and protocol");
+}

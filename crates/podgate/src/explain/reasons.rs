@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use podgate_api::{Direction, Kind, ObjectKey, Pod, PolicySpec, Tier};
+use podgate_api::{Action, Direction, Kind, ObjectKey, Pod, PolicySpec, Tier};
 use podgate_engine::{Cause, Decision};
 use podgate_policy::reference::{self, Flow, Mismatch, PeerMismatch, PodCondition};
 
@@ -138,9 +138,11 @@ fn explain_side(
     side.because = because(loaded, flow, direction, subject, &side);
     let Some(pod) = subject else { return side };
     side.isolated_by = isolations(loaded, pod, direction);
+    // Where NetworkPolicies isolate the pod, the Baseline tier is not asked.
+    let isolated = !side.isolated_by.is_empty();
     let policies = reference::policies_selecting(world, pod, direction);
     let mut mismatches = Vec::new();
-    for policy in &policies {
+    for policy in policies.iter().filter(|p| !isolated || p.tier != Tier::Baseline) {
         for (index, rule) in policy.rules(direction).iter().enumerate() {
             let mismatch = reference::rule_matches(world, policy, rule, flow, direction).err();
             side.rules.push(RuleReport {
@@ -150,8 +152,10 @@ fn explain_side(
                 matches: mismatch.is_none(),
                 mismatch: mismatch.as_ref().map(|m| mismatch_lines(m, direction)).unwrap_or_default(),
                 distance: mismatch.as_ref().map(distance).unwrap_or(0),
+                action: rule.action,
             });
-            mismatches.extend(mismatch.map(|m| (reference::rule_name(policy, direction, index), m)));
+            let accepting = mismatch.filter(|_| rule.action == Action::Accept);
+            mismatches.extend(accepting.map(|m| (reference::rule_name(policy, direction, index), m)));
         }
     }
     side.rules.sort_by_key(|rule| rule.distance);

@@ -159,7 +159,15 @@ impl Trial {
             None => {
                 let policy = self.new_policy(subject);
                 let manifest = policy_yaml(&policy, subject, self.direction, &yaml);
-                ("add a policy".to_owned(), manifest, policy)
+                let what = match reference::isolation(&self.world, subject, self.direction) {
+                    Some(_) => "add a policy".to_owned(),
+                    None => format!(
+                        "add a policy (from then on {} has no {} but what NetworkPolicies allow)",
+                        name(subject),
+                        self.direction.as_str()
+                    ),
+                };
+                (what, manifest, policy)
             }
         };
         match self.direction {

@@ -13,7 +13,7 @@
 //! Rule  {"rule", "place", "says", "matches", "mismatch": ["…"]}
 //! ```
 
-use podgate_api::Labels;
+use podgate_api::{Action, Labels};
 use serde::Serialize;
 
 /// Why a flow is allowed or denied.
@@ -116,6 +116,9 @@ pub(super) struct RuleReport {
     /// How many conditions fail at the least; 0 if it matches.
     #[serde(skip)]
     pub(super) distance: usize,
+    /// What it does; the words say it too.
+    #[serde(skip)]
+    pub(super) action: Action,
 }
 
 /// A policy that could be meant for the subject, but does not select it.

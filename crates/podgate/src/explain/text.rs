@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use podgate_api::Action;
+
 use super::shape::{CauseWord, Explanation, Isolation, Party, PartyKind, RuleReport, Side};
 use super::words;
 
@@ -103,20 +105,28 @@ fn isolation_line(isolation: &Isolation) -> String {
     }
 }
 
-/// The rules that came nearest to accepting.
+/// The rules that came nearest to accepting, and those by which a cluster tier left the word to NetworkPolicies.
 fn print_nearest(out: &mut impl Write, side: &Side) -> io::Result<()> {
-    match side.rules.len() {
+    let passing: Vec<_> = side.rules.iter().filter(|rule| rule.matches && rule.action == Action::Pass).collect();
+    if let Some(rule) = passing.first() {
+        writeln!(out, "  left to NetworkPolicies by")?;
+        print_rule(out, rule)?;
+    }
+    // What a Pass kept from being asked matches, and is not among them.
+    let failing = side.rules.iter().filter(|rule| rule.action == Action::Accept && !rule.matches);
+    let failing: Vec<&RuleReport> = failing.collect();
+    match failing.len() {
         0 => return writeln!(out, "  and there is no rule that accepts anything"),
         1 => writeln!(out, "  the only rule does not match")?,
         n => writeln!(out, "  none of the {n} rules matches, the nearest first")?,
     }
-    for rule in side.rules.iter().take(RULES_SHOWN) {
+    for rule in failing.iter().take(RULES_SHOWN) {
         print_rule(out, rule)?;
         for line in &rule.mismatch {
             writeln!(out, "      but {line}")?;
         }
     }
-    more(out, side.rules.len(), RULES_SHOWN, "rules")
+    more(out, failing.len(), RULES_SHOWN, "rules")
 }
 
 /// The rule that decided, and others that would have.
