@@ -134,9 +134,17 @@ impl Node {
         self.launch_on(self.port, arguments)
     }
 
+    /// Starts another agent beside the one that runs, on the same address.
+    pub(crate) fn launch_sharing(&self, arguments: &[&str]) -> Agent {
+        self.launch_on(PORT, arguments)
+    }
+
     fn launch_on(&self, port: u16, arguments: &[&str]) -> Agent {
         let http = format!("127.0.0.1:{port}");
-        let mut all = vec!["--http", &http];
+        let mut all = Vec::new();
+        if !arguments.contains(&"--http") {
+            all.extend(["--http", &http]);
+        }
         all.extend(self.name.iter().flat_map(|name| ["--node", name]));
         all.extend(arguments);
         let agent = Agent::start(self.netns(), self.directory(), &all).on_port(port);

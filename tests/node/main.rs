@@ -14,4 +14,5 @@ mod load;
 mod observed;
 mod own_node;
 mod packets;
+mod status;
 mod walkthrough;

@@ -172,7 +172,7 @@ fn start_podgate(host: &Host, podgate: &Path, manifests: &Path, queues: u16) -> 
     let mut command = mortal(podgate);
     command.args(["run", "--on-exit", "remove", "--log", "warn", "--http", HTTP, "--node", host.name()]);
     command.arg("--manifests").arg(manifests).arg("--queues").arg(queues.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.env("PODGATE_SOCKET", "off").stdin(Stdio::null()).stdout(Stdio::null());
     let process = host.netns().spawn(command)?;
     let deadline = Instant::now() + PATIENCE;
     loop {

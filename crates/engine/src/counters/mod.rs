@@ -55,11 +55,13 @@ pub enum Counter {
     RecordsLost,
     /// Verdicts of a rule that no room was reserved for.
     RulesUncounted,
+    /// Messages of the queue that could not be used: malformed, or a refused verdict (the packet was gone).
+    Malformed,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 13] = [
+    pub const ALL: [Counter; 14] = [
         Counter::Packets,
         Counter::Accepted,
         Counter::Dropped,
@@ -73,6 +75,7 @@ impl Counter {
         Counter::HoldFull,
         Counter::RecordsLost,
         Counter::RulesUncounted,
+        Counter::Malformed,
     ];
 }
 

@@ -34,7 +34,7 @@ impl Agent {
     /// Starts it and waits until it enforces what is there.
     pub(super) fn start(cast: &Cast, stage: &Stage) -> Result<Self> {
         let mut command = clean(mortal(std::env::current_exe().context("cannot find this executable")?));
-        command.arg("run").arg("--manifests").arg(stage.manifests());
+        command.arg("run").arg("--manifests").arg(stage.manifests()).arg("--socket").arg(stage.socket());
         command.args([
             "--node",
             NODE,

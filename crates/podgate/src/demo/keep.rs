@@ -35,6 +35,7 @@ pub(super) fn wait(cast: &Cast, stage: &Stage, agent: &Agent, interrupt: &Interr
     tell!("  {exe} explain -f {manifests} shop/busybox shop/nginx --port 80");
     tell!("What the agent counts, and says:");
     tell!("  ip netns exec {prefix}node curl -s http://127.0.0.1:{HTTP}/metrics | grep podgate_rule_verdicts");
+    tell!("  {exe} status --socket {}", stage.socket().display());
     tell!("  tail -f {}", stage.log().display());
     tell!("What is in the kernel:");
     tell!("  ip netns exec {prefix}node nft list table inet podgate");

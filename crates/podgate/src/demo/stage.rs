@@ -52,6 +52,11 @@ impl Stage {
         self.directory.join("manifests")
     }
 
+    /// Where `podgate status` asks the agent.
+    pub(super) fn socket(&self) -> PathBuf {
+        self.directory.join("agent.sock")
+    }
+
     /// Where the agent's log is.
     pub(super) fn log(&self) -> PathBuf {
         self.directory.join("agent.log")

@@ -262,8 +262,7 @@ impl Control {
 
     /// Whether the kernel's rules are now what they should be; not ready while they are not.
     fn wrote(&mut self, result: Result<(), podgate_netfilter::Error>, kernel: &Kernel) {
-        let intact = result.is_ok();
-        self.state.facts().diversion.iter_mut().for_each(|d| d.intact = intact);
+        self.state.facts().diversion = Some(kernel.diversion(result.is_ok()));
         let Err(error) = result else {
             self.news.kernel = None;
             return;

@@ -110,7 +110,7 @@ impl Kernel {
     pub(crate) fn diversion(&self, intact: bool) -> Diversion {
         let isolated = self.exposed().count();
         let open = self.exposure.len() - isolated;
-        Diversion { pod_ranges: self.pod_ranges.clone(), isolated, open, intact, owner: self.is_owner() }
+        Diversion { pod_ranges: self.pod_ranges.clone(), isolated, open, intact }
     }
 
     /// Local pod addresses that some policy is about.

@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use podgate_netfilter::queue::Waker;
 use podgate_netfilter::{Claim, Error, Expect, Life, Owner, Vigil, uptime};
-use prometheus::IntGauge;
 use tokio::sync::mpsc::Sender;
 
 use super::inputs::Input;
@@ -73,7 +72,6 @@ pub(super) struct Ownership {
     life: Life,
     inputs: Sender<Input>,
     state: Arc<State>,
-    gauge: IntGauge,
     /// While the table is this agent's.
     mine: Option<Owner>,
     /// While it is another's.
@@ -93,14 +91,8 @@ struct Other {
 impl Ownership {
     /// This agent lives, and owns nothing.
     pub(super) fn begin(state: &Arc<State>, inputs: Sender<Input>) -> Result<Self, Error> {
-        let gauge = IntGauge::new(
-            "podgate_owner",
-            "1 if the kernel's rules are this agent's; 0 if it stands by because another agent on this node owns them.",
-        )
-        .expect("metric names and help texts are well-formed constants");
-        state.register(gauge.clone());
         let (mine, other) = (None, None);
-        Ok(Self { life: Life::begin()?, inputs, state: Arc::clone(state), gauge, mine, other, highest: 0, number: 0 })
+        Ok(Self { life: Life::begin()?, inputs, state: Arc::clone(state), mine, other, highest: 0, number: 0 })
     }
 
     /// Whether the table is this agent's, as far as it knows.
@@ -169,7 +161,7 @@ impl Ownership {
         self.highest = self.highest.max(owner.generation);
         self.mine = Some(owner.clone());
         self.leave_other();
-        self.gauge.set(1);
+        self.state.owner.set(1);
         if replaces {
             self.later(LAST_VERDICTS, Notice::Settled(self.number));
         }
@@ -203,7 +195,7 @@ impl Ownership {
         };
         self.highest = self.highest.max(generation);
         self.leave_other();
-        self.gauge.set(0);
+        self.state.owner.set(0);
         let hold = self.state.readiness.hold(reason);
         let watch = vigil.and_then(|vigil| self.watch(vigil));
         if watch.is_none() {

@@ -1,6 +1,5 @@
 //! [`Gather`]: the agent's side of `podgate status`: brings together what its parts know.
 
-use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
@@ -21,8 +20,6 @@ use crate::telemetry::process::{REVISION, VERSION, kernel};
 pub(crate) struct Settings {
     /// The node's name.
     pub(crate) node: Option<String>,
-    /// The queues, one per worker.
-    pub(crate) queues: RangeInclusive<u16>,
     /// What nobody answers passes.
     pub(crate) fail_open: bool,
     /// The kernel has nft_queue.
@@ -84,8 +81,8 @@ impl Gather {
             restored_from: facts.restored.map(moment),
             sources: sources(&facts),
             counts,
-            divert: self.divert(&facts, state.kernel_repairs.get()),
-            queues: self.queues(),
+            divert: self.divert(&facts, state),
+            queues: self.queues(&facts),
             held: self.held(),
             saved: (self.saved)(),
             problems: Listed::new(&facts.problems, |p| Problem {
@@ -117,20 +114,21 @@ impl Gather {
         }
     }
 
-    fn divert(&self, facts: &Facts, repairs: u64) -> Option<Divert> {
+    fn divert(&self, facts: &Facts, state: &State) -> Option<Divert> {
         let diversion = facts.diversion.as_ref()?;
         Some(Divert {
             pod_ranges: diversion.pod_ranges.iter().map(ToString::to_string).collect(),
             isolated_addresses: diversion.isolated,
             open_addresses: diversion.open,
             intact: diversion.intact,
-            repairs,
+            owner: state.owner.get() == 1,
+            repairs: state.kernel_repairs.get(),
             queue_by: if self.settings.native_queue { QueueBy::NftQueue } else { QueueBy::Compat },
             fail_mode: if self.settings.fail_open { FailMode::Open } else { FailMode::Closed },
         })
     }
 
-    fn queues(&self) -> Vec<Queue> {
+    fn queues(&self, facts: &Facts) -> Vec<Queue> {
         let all = queue_stats().unwrap_or_else(|error| {
             tracing::warn!(%error, "the queues' statistics cannot be read");
             Vec::new()
@@ -148,7 +146,7 @@ impl Gather {
                 dropped: self.counters.of_worker(worker, Counter::Dropped),
             }
         };
-        self.settings.queues.clone().enumerate().map(tell).collect()
+        facts.queues.iter().cloned().flatten().enumerate().map(tell).collect()
     }
 
     fn held(&self) -> Held {

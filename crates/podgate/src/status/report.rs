@@ -11,7 +11,7 @@
 //!  "sources":  [{"resource", "state": listing | live | absent | failing | restored, "since", "why"}],
 //!  "counts":   {"pods", "localPods", "namespaces", "nodes", "rules",
 //!               "policies": {"admin", "networkpolicy", "baseline"}},
-//!  "divert":   {"podRanges": ["…"], "isolatedAddresses", "openAddresses", "intact", "repairs",
+//!  "divert":   {"podRanges": ["…"], "isolatedAddresses", "openAddresses", "intact", "owner", "repairs",
 //!               "queueBy": nft_queue | compat, "failMode": closed | open},      null until it is installed
 //!  "queues":   [{"queue", "worker", "bound", "depth", "droppedFull", "droppedSocket", "accepted", "dropped"}],
 //!  "held":     {"packets", "denied"},          since the start
@@ -114,6 +114,8 @@ pub(super) struct Divert {
     pub(super) open_addresses: usize,
     /// The kernel's rules are what they should be.
     pub(super) intact: bool,
+    /// They are this agent's: no other one has taken over, nor has yet to be taken over from.
+    pub(super) owner: bool,
     /// How often they were put back after somebody else changed them.
     pub(super) repairs: u64,
     pub(super) queue_by: QueueBy,

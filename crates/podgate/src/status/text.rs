@@ -121,7 +121,11 @@ impl Text {
         };
         self.row("divert", &ranges);
         self.row("", &format!("{} addresses isolated, {} open", divert.isolated_addresses, divert.open_addresses));
-        let intact = if divert.intact { "as they should be" } else { "NOT as they should be" };
+        let intact = match (divert.owner, divert.intact) {
+            (false, _) => "are another agent's",
+            (true, true) => "as they should be",
+            (true, false) => "NOT as they should be",
+        };
         let by = match divert.queue_by {
             QueueBy::NftQueue => "nft_queue",
             QueueBy::Compat => "the compat target",
@@ -209,6 +213,7 @@ mod tests {
                 isolated_addresses: 2,
                 open_addresses: 4,
                 intact: true,
+                owner: true,
                 repairs: 0,
                 queue_by: QueueBy::Compat,
                 fail_mode: FailMode::Closed,

@@ -36,7 +36,7 @@ const DROPPED: Name = (
 );
 
 /// Counters that are one number.
-const SINGLE: [(Counter, Name); 8] = [
+const SINGLE: [(Counter, Name); 9] = [
     (
         Counter::PortsUnseen,
         ("podgate_ports_unseen_packets_total", "Packets without visible ports: later fragments, cut headers."),
@@ -75,6 +75,14 @@ const SINGLE: [(Counter, Name); 8] = [
     (
         Counter::RulesUncounted,
         ("podgate_uncounted_verdicts_total", "Verdicts of rules that had no counter yet; should be 0."),
+    ),
+    (
+        Counter::Malformed,
+        (
+            "podgate_queue_unusable_messages_total",
+            "Messages of the kernel's queues that could not be used: malformed ones, and refused verdicts because the \
+             packet was gone.",
+        ),
     ),
 ];
 

@@ -3,6 +3,7 @@
 //! Whoever has the news writes it here ([`State::note`](super::State::note)); nothing here is read on the packet path.
 //! Not here: numbers (the fields of [`State`](super::State)), whether it is ready ([`readiness`](super::readiness)).
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
@@ -22,6 +23,8 @@ pub(crate) struct Facts {
     pub(crate) warnings: Vec<Warning>,
     /// The world in force is the one that was on disk at the start, saved at this time.
     pub(crate) restored: Option<SystemTime>,
+    /// The queues, one per worker, in their order; None until they are bound.
+    pub(crate) queues: Option<RangeInclusive<u16>>,
     /// What the kernel diverts; None until its program is installed.
     pub(crate) diversion: Option<Diversion>,
 }

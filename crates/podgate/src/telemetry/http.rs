@@ -39,10 +39,13 @@ use self::answers::Context;
 use self::socket::Socket;
 use self::tls::{Certificate, TlsListener};
 use self::token::Token;
+use super::readiness::Status;
 use super::state::State;
 
 /// How long a stop waits for answers that are under way.
 const GRACE: Duration = Duration::from_secs(2);
+/// How often it is looked whether an agent that has the socket's path is still there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where and how to serve.
 #[derive(Debug, Clone, Default)]
@@ -168,22 +171,26 @@ async fn run(listening: Listening, context: Context) {
         match tokio::net::UnixListener::from_std(listener) {
             Err(error) => tracing::error!(%error, "the status socket cannot be listened on"),
             Ok(listener) => {
-                tokio::join!(answer(listener, answers::own(), &context), claim_when_enforcing(&mut socket, &context)).0
+                tokio::join!(answer(listener, answers::own(), &context), claim_when_ready(&mut socket, &context)).0
             }
         }
     };
     tokio::join!(tcp, unix);
 }
 
-/// Takes the socket's path over from another agent as soon as this one enforces: until then, that one is the one to ask.
-async fn claim_when_enforcing(socket: &mut Socket, context: &Context) {
+/// Takes the socket's path over from another agent as soon as this one is ready: until then, that one is the one to ask.
+/// Should it end before, nobody tells, so it is looked for in between.
+async fn claim_when_ready(socket: &mut Socket, context: &Context) {
     let mut states = context.state.readiness.subscribe();
-    tokio::select! {
-        _ = states.wait_for(|s| s.generation().is_some()) => {}
-        () = stopped(context.stopping.clone()) => return,
+    while socket.waits() {
+        tokio::select! {
+            _ = states.wait_for(Status::is_ready) => break,
+            () = tokio::time::sleep(LOOK) => {}
+            () = stopped(context.stopping.clone()) => return,
+        }
     }
     if let Err(error) = socket.claim() {
-        tracing::error!("{error}");
+        tracing::error!("{error}; `podgate status` will find no agent here");
     }
 }
 

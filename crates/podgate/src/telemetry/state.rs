@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) namespaces: IntGauge,
     /// Policies in force, of every kind.
     pub(crate) policies: IntGauge,
+    /// 1 if the kernel's rules are this agent's.
+    pub(crate) owner: IntGauge,
     /// Established connections whose permission was taken back.
     pub(crate) revoked_connections: IntCounter,
     /// Established connections that were looked at for that.
@@ -84,6 +86,10 @@ impl State {
             policies: gauge(
                 "podgate_policies",
                 "Policies in force, of every kind: not an old one without the annotation.",
+            ),
+            owner: gauge(
+                "podgate_owner",
+                "1 if the kernel's rules are this agent's; 0 if it stands by because another agent on this node owns them.",
             ),
             revoked_connections: counter(
                 "podgate_revoked_connections_total",
@@ -190,7 +196,7 @@ impl State {
     }
 
     fn register_own(self: &Arc<Self>) {
-        for gauge in [&self.pods, &self.namespaces, &self.policies] {
+        for gauge in [&self.pods, &self.namespaces, &self.policies, &self.owner] {
             self.register(gauge.clone());
         }
         for counter in [

@@ -34,6 +34,8 @@ struct Desk {
     asked_with: Generation,
     /// Not after a stop: nobody would answer them.
     may_hold: bool,
+    /// What the queue had counted when it was last asked.
+    malformed: u64,
     tally: Tally,
 }
 
@@ -55,7 +57,7 @@ impl<R: Rules> Worker<R> {
     ) -> Self {
         let holds = Holds::new(shared.hold);
         let asked_with = Generation(0);
-        let desk = Desk { index, shared, holds, asked_with, may_hold: true, tally: Tally::default() };
+        let desk = Desk { index, shared, holds, asked_with, may_hold: true, malformed: 0, tally: Tally::default() };
         Self { queue, rules, desk, stop }
     }
 
@@ -73,6 +75,7 @@ impl<R: Rules> Worker<R> {
             Received::Woken if self.stop.load(Ordering::Acquire) => return Ok(false),
             Received::Woken | Received::TimedOut => {}
         }
+        self.desk.unusable(self.queue.malformed());
         if !self.desk.holds.is_empty() {
             self.ask_again()?;
             self.expire(Instant::now())?;
@@ -232,6 +235,14 @@ impl Desk {
         let counters = self.counters();
         counters.decided(Direction::Egress, judgement.egress.cause);
         counters.decided(Direction::Ingress, judgement.ingress.cause);
+    }
+
+    /// The queue could not use this many messages so far.
+    fn unusable(&mut self, malformed: u64) {
+        let before = std::mem::replace(&mut self.malformed, malformed);
+        if malformed > before {
+            self.counters().add(Counter::Malformed, malformed - before);
+        }
     }
 
     /// A held packet has its verdict.

@@ -1,10 +1,10 @@
 //! [`Socket`]: the unix socket at which one agent is asked, and whose its path is.
 //!
-//! The path belongs to the agent that enforces. A new agent listens at a name beside it first; where nobody answers at
+//! The path belongs to the agent that is ready. A new agent listens at a name beside it first; where nobody answers at
 //! the path (there is none, or an agent that was killed left it) it takes it at once, by a rename, so that there is no
-//! moment without a socket. Where another agent answers, it takes the path when its own first snapshot is in force:
-//! an agent that never comes that far, as a second one on the same queues, leaves the other's alone. An agent that ends
-//! takes the path away only if it is still its own.
+//! moment without a socket. Where another agent answers, it takes the path when it is ready itself, or the other
+//! answers no more: an agent that never comes that far leaves the other's alone. An agent that ends takes the path away
+//! only if it is still its own.
 //!
 //! So two agents on one host, one after the other, need one path; two containers of an upgrade must not share its
 //! directory, as each one's probe asks at the path for its own agent; and agents in several network namespaces of one
@@ -61,12 +61,17 @@ impl Socket {
         let _ = fs::remove_file(&beside);
         let (listener, identity) = listen(&beside).map_err(failed("cannot listen"))?;
         let mut socket = Socket { path: path.to_owned(), beside: Some(beside), identity };
-        if UnixStream::connect(path).is_err() {
-            socket.claim()?;
+        if socket.waits() {
+            tracing::info!(path = %path.display(), "another agent answers at --socket: this one will when it is ready");
         } else {
-            tracing::info!(path = %path.display(), "another agent answers at --socket: this one will when it enforces");
+            socket.claim()?;
         }
         Ok((socket, listener))
+    }
+
+    /// Whether another agent answers at the path, so that this one has to wait for it.
+    pub(super) fn waits(&self) -> bool {
+        self.beside.is_some() && UnixStream::connect(&self.path).is_ok()
     }
 
     /// Takes the path, whoever has it. Nothing happens if it is taken already.
@@ -158,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_never_enforced_leaves_the_others_path_alone() {
+    fn an_agent_that_was_never_ready_leaves_the_others_path_alone() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("agent.sock");
         let old = UnixListener::bind(&path).unwrap();

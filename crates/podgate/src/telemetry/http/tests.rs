@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use podgate_engine::Generation;
 use podgate_watch::{FreshState, Freshness, Problem};
@@ -17,6 +19,14 @@ fn get(address: SocketAddr, path: &str) -> (u16, String) {
     stream.read_to_string(&mut answer).unwrap();
     let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
     (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+}
+
+fn ask(socket: &Path, what: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    write!(stream, "GET {what} HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 fn at(address: SocketAddr) -> Settings {
@@ -166,19 +176,54 @@ fn without_an_address_there_is_the_socket_alone_and_it_tells_the_status_too() {
     let settings = Settings { socket: Some(path.clone()), ..Settings::default() };
     let server = serve(&settings, state.clone()).unwrap();
     assert_eq!(server.address(), None);
-    let ask = |what: &str| {
-        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        write!(stream, "GET {what} HTTP/1.0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
+    let ask = |what: &str| ask(&path, what);
     assert!(ask("/status").contains(" 503 "));
     state.answer_status(|| "{}".to_owned());
     assert!(ask("/status").ends_with("\r\n\r\n{}"));
     assert!(ask("/readyz").contains(" 503 "));
     assert!(ask("/metrics").contains("podgate_build_info{"));
     server.stop();
+    assert!(!path.exists());
+}
+
+/// Who answers at the socket. Each look is a request, and the pace.
+fn await_answer(socket: &Path, wanted: &str) {
+    for _ in 0..100_000 {
+        if ask(socket, "/status").ends_with(wanted) {
+            return;
+        }
+    }
+    panic!("{wanted} never answered");
+}
+
+#[test]
+fn a_new_agent_takes_the_sockets_path_when_it_is_ready_or_the_old_one_is_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.sock");
+    let settings = Settings { socket: Some(path.clone()), ..Settings::default() };
+    let agent = |name: &'static str| {
+        let state = State::new();
+        state.answer_status(move || name.to_owned());
+        (serve(&settings, state.clone()).unwrap(), state)
+    };
+    let (first, _first_state) = agent("first");
+    let (second, second_state) = agent("second");
+    await_answer(&path, "first");
+    second_state.readiness.synced();
+    second_state.enforced(Generation(1), []);
+    await_answer(&path, "second");
+    first.stop();
+    await_answer(&path, "second");
+
+    let (third, _third_state) = agent("third");
+    // It is still waiting for the second, which goes.
+    drop(second);
+    let gone = |path: &Path| UnixStream::connect(path).is_err();
+    while gone(&path) {
+        std::thread::yield_now();
+    }
+    await_answer(&path, "third");
+    third.stop();
     assert!(!path.exists());
 }
 

@@ -178,3 +178,10 @@ fn a_deny_by_a_rule_is_no_reason_to_wait_for_the_other_end() {
     let packet = Packet::tcp(at(UNKNOWN, 40000), at(SERVER, 81), flags::SYN, (1, 1), b"");
     assert_eq!(judge(vec![queued(Way::Original, &packet)]).fates(), [Fate::Drop]);
 }
+
+#[test]
+fn messages_that_the_queue_cannot_use_are_counted_once() {
+    let steps = vec![Step::Unusable(2), Step::TimedOut, Step::Unusable(1)];
+    let outcome = play(shared(HoldSettings::default(), false), Versions::first(), steps);
+    assert_eq!(outcome.count(Counter::Malformed), 3);
+}

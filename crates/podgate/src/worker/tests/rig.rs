@@ -79,6 +79,8 @@ pub(super) enum Step {
     Packets(Vec<Queued>),
     /// Somebody else does this; the worker is woken.
     Meanwhile(Box<dyn FnOnce() + Send>),
+    /// The queue counts this many messages that it cannot use; the worker is woken.
+    Unusable(u64),
     /// The time is up.
     TimedOut,
     /// The queue breaks.
@@ -120,6 +122,7 @@ pub(super) struct Script {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
     waker: Waker,
+    malformed: u64,
 }
 
 impl Queue for Script {
@@ -132,6 +135,10 @@ impl Queue for Script {
             }
             Some(Step::Meanwhile(act)) => {
                 act();
+                Ok(Received::Woken)
+            }
+            Some(Step::Unusable(messages)) => {
+                self.malformed += messages;
                 Ok(Received::Woken)
             }
             Some(Step::TimedOut) => Ok(Received::TimedOut),
@@ -161,7 +168,7 @@ impl Queue for Script {
     }
 
     fn malformed(&self) -> u64 {
-        0
+        self.malformed
     }
 }
 
@@ -225,6 +232,7 @@ pub(super) fn play(shared: Arc<Shared>, versions: Versions, steps: Vec<Step>) ->
         seen: seen.clone(),
         stop: stop.clone(),
         waker: Waker::new().unwrap(),
+        malformed: 0,
     };
     let mut worker = Worker::new(0, Box::new(queue), versions, shared.clone(), stop);
     let ended = worker.run();
