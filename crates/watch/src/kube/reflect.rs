@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kube::core::params::{ListParams, WatchParams};
 use kube::core::{Request, Status};
@@ -26,6 +26,9 @@ use super::connect::Connection;
 use super::lines::Lines;
 use super::request::{Failure, Reason};
 use super::resources::Presence;
+
+/// An API server serves a resource a moment after its definition was told: so long it is asked often.
+const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Where the objects go.
 pub(super) trait Sink: Send {
@@ -77,6 +80,8 @@ pub(super) struct Reflector<S> {
     /// Changes when something was installed.
     installs: watch::Receiver<u64>,
     backoff: Backoff,
+    /// Until when the resource is expected to appear, because its definition changed.
+    expected: Option<Instant>,
     /// Whether lists are streamed: until the API server says that it can't.
     streams: bool,
     /// Since when it fails, or since when it is unclear whether it does.
@@ -154,8 +159,8 @@ impl<S: Sink> Reflector<S> {
     pub(super) fn new(target: Target, sink: S, connection: Arc<Connection>, installs: watch::Receiver<u64>) -> Self {
         let backoff = Backoff::new(connection.timing());
         let streams = connection.timing().stream_lists;
-        let (broken, failing, world) = (None, false, None);
-        Self { target, sink, connection, installs, backoff, streams, broken, failing, world }
+        let (expected, broken, failing, world) = (None, None, false, None);
+        Self { target, sink, connection, installs, backoff, expected, streams, broken, failing, world }
     }
 
     /// Follows the resource for ever.
@@ -460,16 +465,17 @@ impl<S: Sink> Reflector<S> {
         self.sink.end_list(Instant::now()).await;
         (self.broken, self.failing) = (None, false);
         self.sink.state(State::Absent).await;
-        // An API server serves a resource a moment after its definition was told: then it is asked often.
-        let news = self.installs.has_changed().unwrap_or(false);
-        let wait = if news { self.backoff.wait(None) } else { jittered(self.connection.timing().poll) };
-        let _ = tokio::time::timeout(wait, async {
-            match self.installs.changed().await {
-                Ok(()) => self.backoff.reset(),
-                Err(_) => std::future::pending().await,
+        let hopeful = self.expected.is_some_and(|until| Instant::now() < until);
+        let wait = if hopeful { self.backoff.wait(None) } else { jittered(self.connection.timing().poll) };
+        let news = async {
+            if self.installs.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
-        })
-        .await;
+        };
+        if tokio::time::timeout(wait, news).await.is_ok() {
+            self.backoff.reset();
+            self.expected = Some(Instant::now() + SERVED_WITHIN);
+        }
     }
 
     async fn live(&mut self) {

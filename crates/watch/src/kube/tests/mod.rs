@@ -14,6 +14,7 @@ use super::{Access, Error, Settings, Timing, follow};
 use crate::{Event, FreshState, Problem};
 use server::*;
 
+mod installs;
 mod lists;
 mod server;
 mod trouble;
@@ -91,7 +92,7 @@ impl World {
         let access = Access::Kubeconfig { file: Some(file), context: None };
         let mut settings = Settings { timing: impatient(), ..Settings::new(access) };
         change(&mut settings);
-        let (sender, events) = mpsc::channel(4);
+        let (sender, events) = mpsc::channel(64);
         let task = tokio::spawn(follow(settings, sender));
         let (objects, problems, fresh, deleted) = Default::default();
         let (synced, noticed, most) = (false, None, 0);

@@ -57,7 +57,7 @@ pub(super) enum Fault {
 pub(super) struct Resource {
     pub(super) kind: &'static str,
     pub(super) objects: BTreeMap<String, Value>,
-    log: Vec<(u64, &'static str, Value)>,
+    pub(super) log: Vec<(u64, &'static str, Value)>,
     pub(super) forbidden: bool,
     /// Watches open now, and the most there ever were.
     pub(super) watches: usize,
@@ -108,6 +108,13 @@ impl Server {
             }
         });
         Self { address, state, changed, listener }
+    }
+
+    /// Ends the server, so that another one can have its address.
+    pub(super) async fn stop(mut self) -> SocketAddr {
+        self.listener.abort();
+        let _ = (&mut self.listener).await;
+        self.address
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
