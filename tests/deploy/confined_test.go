@@ -1,12 +1,15 @@
 package deploy
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -98,7 +101,11 @@ func judged(t *testing.T, client namespace) {
 // startAgent starts the DaemonSet's container and waits until it is ready.
 func (n *node) startAgent(t *testing.T) *container {
 	t.Helper()
-	pod := agent(t).Spec.Template.Spec
+	return n.startAgentAs(t, agent(t).Spec.Template.Spec)
+}
+
+func (n *node) startAgentAs(t *testing.T, pod core.PodSpec) *container {
+	t.Helper()
 	one := pod.Containers[0]
 	running := n.start(t, pod, one, fromManifests)
 	running.await(t, "started", func() (string, bool) { return running.probe(one.StartupProbe) })
@@ -106,27 +113,42 @@ func (n *node) startAgent(t *testing.T) *container {
 	return running
 }
 
-func (n *node) get(t *testing.T, path string) (text string, err error) {
+// get asks the metrics address, plain.
+func (n *node) get(t *testing.T, path string) (string, error) {
+	t.Helper()
+	status, text, err := n.ask(t, "http://"+n.address+":9840"+path, "", nil)
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%d: %s", status, text)
+	}
+	return text, err
+}
+
+// ask is one request from within the namespace.
+func (n *node) ask(t *testing.T, url, token string, security *tls.Config) (status int, text string, err error) {
 	t.Helper()
 	n.within(t, func() {
-		// A client of its own: a kept connection would be of another namespace. The dial must stay on this thread.
+		// The dial must be on this thread, and a kept connection would be of this namespace.
 		var connection net.Conn
 		if connection, err = net.DialTimeout("tcp", n.address+":9840", patience); err != nil {
 			return
 		}
-		transport := &http.Transport{Dial: func(string, string) (net.Conn, error) { return connection, nil }, DisableKeepAlives: true}
+		transport := &http.Transport{
+			Dial:              func(string, string) (net.Conn, error) { return connection, nil },
+			DisableKeepAlives: true, TLSClientConfig: security,
+		}
+		request, _ := http.NewRequest(http.MethodGet, url, nil)
+		if token != "" {
+			request.Header.Set("Authorization", "Bearer "+token)
+		}
 		var answer *http.Response
-		if answer, err = (&http.Client{Transport: transport, Timeout: patience}).Get("http://" + n.address + ":9840" + path); err != nil {
+		if answer, err = (&http.Client{Transport: transport, Timeout: patience}).Do(request); err != nil {
 			return
 		}
 		defer answer.Body.Close()
-		var body []byte
-		if body, err = io.ReadAll(answer.Body); err == nil && answer.StatusCode != http.StatusOK {
-			err = fmt.Errorf("%s: %s", answer.Status, body)
-		}
-		text = string(body)
+		body, problem := io.ReadAll(answer.Body)
+		status, text, err = answer.StatusCode, string(body), problem
 	})
-	return text, err
+	return status, text, err
 }
 
 var toldMetrics string
@@ -262,6 +284,65 @@ func TestUninstallingClosesAndTheCleanUpOpens(t *testing.T) {
 	})
 	if code := idle.stop(t, pod); code != 0 {
 		t.Errorf("%d: %s", code, idle.said)
+	}
+}
+
+func TestProtectedMetricsAreForBearersOverTLSOnly(t *testing.T) {
+	host, client := shop(t)
+	directory := t.TempDir()
+	// As deploy/README.md says.
+	command := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "365",
+		"-keyout", "tls.key", "-out", "tls.crt", "-subj", "/CN=podgate-metrics", "-addext", "subjectAltName=DNS:podgate-metrics.podgate-system.svc")
+	command.Dir = directory
+	if said, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	certificate := readFile(t, filepath.Join(directory, "tls.crt"))
+	host.secrets = map[string]map[string]string{
+		"podgate-metrics-tls":   {"tls.crt": string(certificate), "tls.key": string(readFile(t, filepath.Join(directory, "tls.key")))},
+		"podgate-metrics-token": {"token": "0123456789abcdef0123456789abcdef"},
+	}
+	overlay := kustomize(t, "kustomize/overlays/metrics-tls")
+	pod := find[*apps.DaemonSet](t, overlay, "DaemonSet podgate-system/podgate").Spec.Template.Spec
+	host.startAgentAs(t, pod)
+	judged(t, client)
+
+	known := x509.NewCertPool()
+	known.AppendCertsFromPEM(certificate)
+	// The name that the monitors check it by.
+	security := &tls.Config{RootCAs: known, ServerName: "podgate-metrics.podgate-system.svc"}
+	base := "https://" + host.address + ":9840"
+	for _, one := range []struct {
+		path, token string
+		status      int
+	}{
+		{"/metrics", "0123456789abcdef0123456789abcdef", 200}, {"/metrics", "", 401}, {"/metrics", "another", 401},
+		{"/healthz", "", 200}, {"/readyz", "", 200},
+	} {
+		status, text, err := host.ask(t, base+one.path, one.token, security)
+		if err != nil || status != one.status {
+			t.Errorf("%s with token %q: %d %v", one.path, one.token, status, err)
+		}
+		if strings.Contains(text, "podgate_") != (one.path == "/metrics" && one.status == 200) {
+			t.Errorf("%s with token %q tells\n%s", one.path, one.token, text)
+		}
+	}
+	if told, err := host.get(t, "/metrics"); err == nil {
+		t.Errorf("without TLS it tells\n%s", told)
+	}
+}
+
+func TestLocalMetricsAreNotOnTheNodesAddress(t *testing.T) {
+	host, client := shop(t)
+	overlay := kustomize(t, "kustomize/overlays/metrics-local")
+	host.startAgentAs(t, find[*apps.DaemonSet](t, overlay, "DaemonSet podgate-system/podgate").Spec.Template.Spec)
+	judged(t, client)
+	if told, err := host.get(t, "/metrics"); err == nil {
+		t.Errorf("the node's address tells\n%s", told)
+	}
+	host.address = "127.0.0.1"
+	if _, err := host.get(t, "/metrics"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -99,6 +99,7 @@ type node struct {
 	address   string
 	state     string
 	manifests string
+	secrets   map[string]map[string]string
 }
 
 func newNode(t *testing.T) *node {
@@ -223,6 +224,12 @@ func (n *node) bundle(t *testing.T, pod core.PodSpec, one core.Container, more m
 		if volume.HostPath != nil {
 			to = specs.Mount{Destination: mount.MountPath, Type: "bind", Source: n.state, Options: []string{"rbind", "rw"}}
 		}
+		if volume.Secret != nil {
+			to = specs.Mount{Destination: mount.MountPath, Type: "bind", Source: n.secret(t, volume.Secret), Options: []string{"rbind", "ro"}}
+			if err := os.MkdirAll(filepath.Join(root, mount.MountPath), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
 		spec.Mounts = append(spec.Mounts, to)
 	}
 	text, err := json.Marshal(spec)
@@ -231,6 +238,21 @@ func (n *node) bundle(t *testing.T, pod core.PodSpec, one core.Container, more m
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+	return directory
+}
+
+// secret is a Secret's keys as files.
+func (n *node) secret(t *testing.T, source *core.SecretVolumeSource) string {
+	t.Helper()
+	directory := t.TempDir()
+	if len(n.secrets[source.SecretName]) == 0 {
+		t.Fatalf("there is no secret %s", source.SecretName)
+	}
+	for key, text := range n.secrets[source.SecretName] {
+		if err := os.WriteFile(filepath.Join(directory, key), []byte(text), os.FileMode(*source.DefaultMode)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return directory
 }
