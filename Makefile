@@ -56,6 +56,17 @@ cluster-up: setup-cluster ## two real nodes in namespaces, with nothing on them 
 cluster-down: ## ends that cluster
 	tests/cluster/down
 
+.PHONY: image
+image: ## the container image, from scratch with the static binary: target/image/podgate.tar (root)
+	@tests/setup gcc libc6-dev binutils buildah
+	deploy/image
+
+.PHONY: deploy-test
+deploy-test: setup-test image ## what deploy/ has: manifests, chart, image, confinement, alerts, dashboard (root)
+	@tests/setup runc openssl
+	@command -v go >/dev/null || { echo "deploy-test: go is missing: install Go $$(sed -n 's/^go //p' tests/deploy/go.mod) or newer from https://go.dev/dl" >&2; exit 1; }
+	cd tests/deploy && go vet ./... && go test -count=1 ./...
+
 .PHONY: bench
 bench: setup-demo ## one verdict (criterion), then the packet path in network namespaces
 	bench/run
