@@ -62,6 +62,30 @@ fn a_service_address_is_judged_as_the_pod_behind_it() {
 }
 
 #[test]
+fn a_pod_that_a_service_brings_back_to_itself_is_denied_by_cluster_tiers_alone() {
+    let (mut node, web, _client, _server) = shop();
+    // As kube-proxy does it: the pod would drop what comes from its own address.
+    nft(
+        &node,
+        "table ip services { chain prerouting { type nat hook prerouting priority dstnat; \
+         ip daddr 10.96.0.1 tcp dport 80 dnat to 10.244.1.2:80; }; \
+         chain postrouting { type nat hook postrouting priority srcnat; \
+         ip saddr 10.244.1.2 ip daddr 10.244.1.2 masquerade; }; }",
+    );
+    assert_eq!(web.v4().to_string(), "10.244.1.2", "the first pod's address");
+    node.write("policy.yaml", &policy("web", "shop", "{podSelector: {}, policyTypes: [Ingress, Egress]}"));
+    node.start(&[]);
+    let service = "10.96.0.1".parse().expect("an address");
+    node.expect(&[Probe::open(web.client(), service, Tcp(80)), Probe::open(web.client(), web.v4(), Tcp(80))]);
+    node.apply(
+        "cluster.yaml",
+        "{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: no-hairpin}, spec: \
+         {tier: Admin, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}",
+    );
+    node.expect(&[Probe::closed(web.client(), service, Tcp(80)), Probe::open(web.client(), web.v4(), Tcp(80))]);
+}
+
+#[test]
 fn a_flushed_ruleset_is_put_back() {
     let (mut node, web, client, _server) = shop();
     node.start(&[]);

@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::flow::protocol::TCP;
-    use crate::{DirectionTable, Port, PortTable, RuleTable, Subject, Then, Verdict};
+    use crate::{DirectionTable, Port, RuleTable, Subject, Then, Verdict};
 
     fn addr(text: &str) -> Addr {
         text.parse::<IpAddr>().unwrap().into()
@@ -160,7 +160,7 @@ mod tests {
     /// pod 10.0.0.9 is remote.
     fn tables() -> Tables {
         let mut tables = Tables::new();
-        let nothing = RuleTable::new([], &PortTable::first_of([]), false);
+        let nothing = RuleTable::new(&[], false, 0);
         let all = Arc::new(DirectionTable { admin: None, then: Then::Isolated(nothing, RuleId(7)) });
         tables.set_subject(1, Some(Subject { ingress: Some(all.clone()), egress: Some(all) }));
         tables.set_group(1, Some(Group { subject: 1, ..Group::default() }));

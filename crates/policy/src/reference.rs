@@ -85,6 +85,18 @@ pub fn judge(world: &World, flow: &Flow, direction: Direction) -> Cause {
     if own_node { Cause::OwnNode } else { Cause::Open }
 }
 
+/// What one direction comes to where a pod reaches itself by way of a Service that chose it: a flow as the node sees it,
+/// from the pod to the pod. Cluster tiers are about that (NetworkPolicy leaves it undefined, and does not deny it here);
+/// what a pod sends to its own address is not, and never leaves it.
+pub fn judge_hairpin(world: &World, flow: &Flow, direction: Direction) -> Cause {
+    let Some(pod) = subject(world, flow, direction) else { return Cause::Open };
+    let policies = policies_selecting(world, pod, direction);
+    let admin = first_match(world, &policies, Tier::Admin, flow, direction);
+    let isolated = isolation(world, pod, direction).is_some();
+    let baseline = || first_match(world, &policies, Tier::Baseline, flow, direction).filter(|_| !isolated);
+    admin.or_else(baseline).unwrap_or(Cause::Itself)
+}
+
 /// An ordered tier: the first rule that matches decides; nothing, or a Pass, leaves it to the next tier.
 fn first_match(
     world: &World,

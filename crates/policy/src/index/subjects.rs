@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use podgate_engine::{Action, Direction, DirectionTable, KeptPorts, PortTable, RuleId, RuleTable, Subject, Then, Tier};
+use podgate_engine::{Direction, DirectionTable, RankedRule, RuleId, RuleTable, Subject, Then, Tier};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Index;
@@ -295,15 +295,14 @@ impl Index {
                 !rule.everybody && peers.iter().any(|t| terms.binary_search(t).is_ok())
             };
             let ranked = rules.iter().enumerate().filter(|(_, r)| matching(r));
-            let ranked: Vec<_> = ranked.map(|(rank, r)| (rank as u32, &*r.ports)).collect();
-            if ranked.is_empty() {
+            let ranked = ranked.map(|(rank, r)| (rank as u32, &*r.ports));
+            if ranked.clone().next().is_none() {
                 continue;
             }
             if table.is_full() {
                 return false;
             }
-            let kept = table.keep(&PortTable::first_of(ranked));
-            table.set(class, kept);
+            table.set([class], ranked);
         }
         true
     }
@@ -342,11 +341,6 @@ impl Index {
     }
 
     fn rule_table(&self, rules: &[&CompiledRule]) -> RuleTable {
-        let actions: Vec<(Action, RuleId)> = rules.iter().map(|r| (r.action, r.id)).collect();
-        let ports = |ranks: &[u32]| PortTable::first_of(ranks.iter().map(|r| (*r, &*rules[*r as usize].ports)));
-        let everybody: Vec<u32> = (0..rules.len() as u32).filter(|r| rules[*r as usize].everybody).collect();
-        let names = rules.iter().any(|r| !r.names.is_empty());
-        let mut table = RuleTable::new(actions, &ports(&everybody), names);
         let mut ranks: FxHashMap<ClassId, Vec<u32>> = FxHashMap::default();
         for (rank, rule) in rules.iter().enumerate().filter(|(_, r)| !r.everybody) {
             let pods = rule.pods.iter().flat_map(|t| self.pod_terms.classes_with(*t));
@@ -358,17 +352,15 @@ impl Index {
                 }
             }
         }
-        let mut kept: FxHashMap<Vec<u32>, KeptPorts> = FxHashMap::default();
-        for (class, ranks) in ranks {
-            let value = match kept.get(&ranks) {
-                Some(value) => *value,
-                None => {
-                    let value = table.keep(&ports(&ranks));
-                    kept.insert(ranks, value);
-                    value
-                }
-            };
-            table.set(class, value);
+        let ranked =
+            rules.iter().map(|r| RankedRule { action: r.action, id: r.id, ports: &r.ports, everybody: r.everybody });
+        let ranked: Vec<_> = ranked.collect();
+        let names = rules.iter().any(|r| !r.names.is_empty());
+        let mut table = RuleTable::new(&ranked, names, ranks.len());
+        let mut alike: FxHashMap<Vec<u32>, Vec<ClassId>> = FxHashMap::default();
+        ranks.into_iter().for_each(|(class, ranks)| alike.entry(ranks).or_default().push(class));
+        for (ranks, classes) in alike {
+            table.set(classes, ranks.iter().map(|r| (*r, ranked[*r as usize].ports)));
         }
         table
     }

@@ -2,7 +2,7 @@
 
 use podgate_api::{Direction, Object};
 use podgate_engine::NodeOrigin;
-use podgate_policy::reference::Flow;
+use podgate_policy::reference::{self, Flow};
 use podgate_policy::{Locality, World};
 
 use crate::check::{
@@ -105,7 +105,7 @@ fn without_node_addresses(mut world: World) -> World {
 
 #[test]
 fn a_forged_node_address_is_judged_like_any_other_address() {
-    let mut differing = 0;
+    let (mut differing, mut hairpins) = (0, 0);
     for number in 0..setting("PODGATE_WORLDS", 400) / 4 {
         let mut rng = Rng::new(seed().wrapping_mul(37).wrapping_add(number));
         let objects = generate::world(&mut rng);
@@ -116,6 +116,15 @@ fn a_forged_node_address_is_judged_like_any_other_address() {
         for flow in &flows {
             let [(_, egress), (_, ingress)] = by_engine(&snapshot, flow, NodeOrigin::Forged);
             let context = format!("PODGATE_SEED={} world {number}: {flow}\n{objects:?}", seed());
+            let pod = |address| reference::owner(&world, address).map(|pod| (&pod.namespace, &pod.name));
+            if pod(flow.source).is_some() && pod(flow.source) == pod(flow.destination) {
+                hairpins += usize::from(!egress.allow || !ingress.allow);
+                for (direction, answer) in [(Direction::Egress, egress), (Direction::Ingress, ingress)] {
+                    let cause = reference::judge_hairpin(&world, flow, direction);
+                    assert_eq!((answer.allow, answer.rule.as_deref()), (cause.allows(), cause.rule()), "{context}");
+                }
+                continue;
+            }
             assert_eq!(egress, by_reference(&world, &Locality::All, flow, Direction::Egress), "egress, {context}");
             let expected = by_reference(&nodeless, &Locality::All, flow, Direction::Ingress);
             assert_eq!(ingress, expected, "ingress, {context}");
@@ -123,4 +132,5 @@ fn a_forged_node_address_is_judged_like_any_other_address() {
         }
     }
     assert!(differing > 0, "no flow from a pod's own node was tried");
+    assert!(hairpins > 0, "no pod was denied itself by way of a Service");
 }

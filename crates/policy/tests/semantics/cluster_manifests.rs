@@ -226,6 +226,28 @@ fn a_pod_with_itself_is_exempt() {
 }
 
 #[test]
+fn a_pod_that_a_service_brings_back_to_itself_is_subject() {
+    use podgate_api::Direction::{Egress, Ingress};
+    let asked = |c: &Cluster, direction| {
+        // The node sees such packets only: what a pod sends to its own address never leaves it.
+        let flow = c.flow("shop/db -> shop/db TCP 80");
+        let judgement = c.snapshot.judge(&flow.to_engine(), podgate_engine::NodeOrigin::Forged);
+        let decision = if direction == Ingress { judgement.ingress } else { judgement.egress };
+        let rule = decision.rule().and_then(|id| c.snapshot.rule(id)).map(|rule| rule.name.to_string());
+        let cause = podgate_policy::reference::judge_hairpin(&c.world, &flow, direction);
+        assert_eq!(rule.as_deref(), cause.rule());
+        rule.unwrap_or_default()
+    };
+    let c = cluster(&cnp("a", "Admin", 1, &ingress("Deny", EVERY_POD, TCP_80)));
+    assert_eq!((asked(&c, Ingress), asked(&c, Egress)), ("admin//a/ingress/0".into(), String::new()));
+    let c = cluster(&cnp("z", "Baseline", 1, &egress("Deny", EVERY_POD, "")));
+    assert_eq!((asked(&c, Ingress), asked(&c, Egress)), (String::new(), "baseline//z/egress/0".into()));
+    // What NetworkPolicies say of it is undefined; they do not deny it.
+    let c = cluster(&v1("shop/closed", "podSelector: {}\npolicyTypes: [Ingress, Egress]"));
+    assert_eq!((asked(&c, Ingress), asked(&c, Egress)), (String::new(), String::new()));
+}
+
+#[test]
 fn a_rule_with_a_peer_of_a_newer_api_fails_closed() {
     let newer = |action| ingress(action, "{namespaces: {}}, {serviceAccounts: {}}", TCP_80);
     let accept = cnp("a", "Admin", 1, &newer("Accept")) + &cnp("b", "Admin", 2, &ingress("Deny", EVERY_POD, TCP_80));
