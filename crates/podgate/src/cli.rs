@@ -14,7 +14,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(crate::run::RunArgs),
+    Run(Box<crate::run::RunArgs>),
     Demo(crate::demo::DemoArgs),
     Test(crate::check::TestArgs),
     Explain(crate::explain::ExplainArgs),

@@ -191,7 +191,10 @@ impl Control {
             // Published before it is installed: from the first diverted packet on, there is somebody to judge it.
             self.publish(build);
             plane.start(self, build)?;
-            return Ok(plane.kernel.as_ref().map_or((), |kernel| self.settle(build, kernel, pending)));
+            if let Some(kernel) = &plane.kernel {
+                self.settle(build, kernel, pending);
+            }
+            return Ok(());
         };
         let tightened = kernel.tighten(build);
         self.publish(build);

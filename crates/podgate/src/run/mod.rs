@@ -85,7 +85,10 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         native_queue: features.native_queue,
     };
     let (known, snapshots, counted) = (Arc::clone(&index), Arc::clone(&publication), Arc::clone(&counters));
-    let gather = Gather::new(asked, Arc::downgrade(&state), known, snapshots, counted);
+    let mut gather = Gather::new(asked, Arc::downgrade(&state), known, snapshots, counted);
+    if let (Some(place), Some(recorder)) = (restored.place.take(), &restored.recorder) {
+        gather.saved(place, recorder.teller());
+    }
     state.answer_status(move || gather.json());
     let mut control = Control {
         marks: settings.marks,

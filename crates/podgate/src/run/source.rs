@@ -67,6 +67,8 @@ pub(crate) struct Restored {
     pub(crate) keys: Vec<ObjectKey>,
     /// When it was last written; None where there is nothing.
     pub(crate) saved: Option<SystemTime>,
+    /// Where it is; None where nothing is kept.
+    pub(crate) place: Option<PathBuf>,
     /// Goes on writing.
     pub(crate) recorder: Option<saved::Recorder>,
 }
@@ -136,7 +138,7 @@ impl Source {
         let recorder = saved::Recorder::start(settings, &loaded)
             .inspect_err(|error| tracing::error!(%error, "the world cannot be kept on disk"))
             .ok();
-        let mut restored = Restored { recorder, ..Restored::default() };
+        let mut restored = Restored { recorder, place: Some(settings.directory.clone()), ..Restored::default() };
         let Some(world) = loaded.world else { return restored };
         let read = world.read(|change| {
             restored.keys.push(key(&change));

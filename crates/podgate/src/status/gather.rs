@@ -1,11 +1,12 @@
 //! [`Gather`]: the agent's side of `podgate status`: brings together what its parts know.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Instant, SystemTime};
 
 use podgate_engine::{Counter, Counters, Publication, Tier};
 use podgate_netfilter::queue::queue_stats;
-use podgate_watch::FreshState;
+use podgate_watch::{FreshState, saved};
 
 use super::report::{
     Counts, Divert, FailMode, Held, Listed, Problem, Queue, QueueBy, Report, Saved, Source, SourceState, Tiers, Warning,
@@ -34,8 +35,8 @@ pub(crate) struct Gather {
     pub(crate) index: SharedIndex,
     pub(crate) publication: Arc<Publication>,
     pub(crate) counters: Arc<Counters>,
-    /// How the world on disk is doing.
-    pub(crate) saved: Box<dyn Fn() -> Option<Saved> + Send + Sync>,
+    /// Where the world is kept on disk, and who tells how that goes.
+    saved: Option<(PathBuf, saved::Teller)>,
     started: (SystemTime, Instant),
 }
 
@@ -49,7 +50,12 @@ impl Gather {
         counters: Arc<Counters>,
     ) -> Self {
         let started = (SystemTime::now(), Instant::now());
-        Gather { settings, state, index, publication, counters, saved: Box::new(|| None), started }
+        Gather { settings, state, index, publication, counters, saved: None, started }
+    }
+
+    /// The world is kept in this directory.
+    pub(crate) fn saved(&mut self, place: PathBuf, teller: saved::Teller) {
+        self.saved = Some((place, teller));
     }
 
     /// The status now, as JSON. Takes the index' lock for as long as it takes to count pods.
@@ -84,7 +90,7 @@ impl Gather {
             divert: self.divert(&facts, state),
             queues: self.queues(&facts),
             held: self.held(),
-            saved: (self.saved)(),
+            saved: self.saved.as_ref().map(|(place, teller)| told_of(place, teller.status())),
             problems: Listed::new(&facts.problems, |p| Problem {
                 place: p.place.clone(),
                 object: p.object.as_ref().map(ToString::to_string),
@@ -156,6 +162,18 @@ impl Gather {
     }
 }
 
+fn told_of(place: &Path, status: saved::Status) -> Saved {
+    let lost = (status.lost_changes > 0).then(|| format!("{} changes are missing in it", status.lost_changes));
+    let held = status.held_by_other.then(|| "another agent writes it: this one will when that has ended".to_owned());
+    let begun = (!status.saving).then(|| "this agent has not written the whole world yet".to_owned());
+    Saved {
+        path: place.display().to_string(),
+        written: status.last_written.map(moment),
+        bytes: status.bytes,
+        problem: status.error.or(lost).or(held).or(begun),
+    }
+}
+
 fn sources(facts: &Facts) -> Vec<Source> {
     let tell = |one: &podgate_watch::Freshness| {
         let (state, since, why) = match &one.state {
@@ -178,4 +196,28 @@ pub(super) fn moment(time: SystemTime) -> String {
         .ok()
         .and_then(|s| jiff::Timestamp::from_second(s).ok())
         .map_or_else(|| seconds.to_string(), |t| t.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_keeps_the_world_on_disk_from_being_up_to_date_is_told_the_worst_first() {
+        let place = Path::new("/var/lib/podgate/n1");
+        let well = saved::Status { saving: true, bytes: 7, ..saved::Status::default() };
+        assert_eq!(told_of(place, well.clone()).problem, None);
+        let problem = |status| told_of(place, status).problem.unwrap();
+        assert!(problem(saved::Status::default()).contains("not written"));
+        let held = saved::Status { held_by_other: true, ..saved::Status::default() };
+        assert!(problem(held.clone()).contains("another agent"));
+        let full = saved::Status { error: Some("no space left".to_owned()), lost_changes: 3, ..held };
+        assert_eq!(problem(full), "no space left");
+        assert!(problem(saved::Status { lost_changes: 3, ..well }).contains("3 changes"));
+    }
+
+    #[test]
+    fn times_are_told_in_utc() {
+        assert_eq!(moment(SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_500)), "1970-01-01T00:00:01Z");
+    }
 }

@@ -15,7 +15,7 @@
 //!               "queueBy": nft_queue | compat, "failMode": closed | open},      null until it is installed
 //!  "queues":   [{"queue", "worker", "bound", "depth", "droppedFull", "droppedSocket", "accepted", "dropped"}],
 //!  "held":     {"packets", "denied"},          since the start
-//!  "saved":    {"path", "written", "problem"}, the world on disk; null where none is kept
+//!  "saved":    {"path", "written", "bytes", "problem"}, the world on disk; null where none is kept
 //!  "problems": {"total", "first": [{"place", "object", "message"}]},      at most 100 of them
 //!  "warnings": {"total", "first": [{"object", "message"}]}}
 //! ```
@@ -170,13 +170,15 @@ pub(super) struct Held {
 /// The world on disk.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Saved {
+pub(super) struct Saved {
     /// Where it is.
-    pub(crate) path: String,
-    /// When it was last brought up to date.
-    pub(crate) written: Option<String>,
+    pub(super) path: String,
+    /// When a change was last written by this agent.
+    pub(super) written: Option<String>,
+    /// How large it is.
+    pub(super) bytes: u64,
     /// Why it is not up to date.
-    pub(crate) problem: Option<String>,
+    pub(super) problem: Option<String>,
 }
 
 /// How many there are, and the first of them.

@@ -229,7 +229,12 @@ mod tests {
                 dropped: 7,
             }],
             held: Held { packets: 5, denied: 1 },
-            saved: Some(Saved { path: "/var/lib/podgate/w".to_owned(), written: Some(at(4_690)), problem: None }),
+            saved: Some(Saved {
+                path: "/var/lib/podgate/w".to_owned(),
+                written: Some(at(4_690)),
+                bytes: 5_000,
+                problem: None,
+            }),
             problems: Listed { total: 0, first: Vec::new() },
             warnings: Listed { total: 0, first: Vec::new() },
         }

@@ -36,7 +36,7 @@ use std::time::Duration;
 
 pub use frame::FORMAT_VERSION;
 pub use merge::World;
-pub use recorder::{Recorder, Status};
+pub use recorder::{Recorder, Status, Teller};
 
 /// Where a world is kept, and how.
 #[derive(Debug, Clone)]

@@ -27,6 +27,17 @@ pub struct Recorder {
     stop_within: Duration,
 }
 
+/// Tells how a recorder's saving goes, wherever that one is.
+#[derive(Clone)]
+pub struct Teller(Arc<Shared>);
+
+impl Teller {
+    /// How saving goes now.
+    pub fn status(&self) -> Status {
+        self.0.lock().status()
+    }
+}
+
 /// How saving goes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
@@ -139,6 +150,11 @@ impl Recorder {
     /// How saving goes now.
     pub fn status(&self) -> Status {
         self.shared.lock().status()
+    }
+
+    /// Somebody who tells that to others.
+    pub fn teller(&self) -> Teller {
+        Teller(Arc::clone(&self.shared))
     }
 
     /// Waits until the status is such; false if it was not within the time.
