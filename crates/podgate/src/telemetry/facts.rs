@@ -1,6 +1,6 @@
 //! [`Facts`]: what the agent knows of itself that is more than a number, for `podgate status` and `/readyz`.
 //!
-//! Whoever has the news writes it here ([`State::note`](super::State::note)); nothing here is read on the packet path.
+//! Whoever has the news writes it here ([`State::facts`](super::State::facts)); nothing here is read on the packet path.
 //! Not here: numbers (the fields of [`State`](super::State)), whether it is ready ([`readiness`](super::readiness)).
 
 use std::ops::RangeInclusive;
