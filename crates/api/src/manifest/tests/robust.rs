@@ -20,7 +20,7 @@ impl Random {
     }
 }
 
-const SEEDS: [&str; 4] = [
+const SEEDS: [&str; 5] = [
     "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\nspec:\n  podSelector: \
      &s {matchLabels: {app: web}}\n  ingress:\n  - from:\n    - podSelector: *s\n    - ipBlock: {cidr: 10.0.0.0/8, \
      except: [10.1.0.0/16]}\n    ports: [{port: 80, endPort: 90}, {port: dns, protocol: UDP}]\n---\napiVersion: \
@@ -34,6 +34,10 @@ const SEEDS: [&str; 4] = [
      null]}]}, \"ingress\": [{}, {\"ports\": [{\"port\": 1e3}, {\"port\": -5}]}]}}",
     "%YAML 1.2\n%TAG ! tag:x,2000:\n--- !!map\n? apiVersion\n: v1\n? kind\n: >-\n  Pod\nmetadata: # words\n  name: \
      \"a\\x41\\\n    b\"\n  labels: !!map {a: !!str 5, b: ! 6}\n...\n",
+    "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: p}\nspec:\n  tier: \
+     Admin\n  priority: 5\n  subject: {pods: {podSelector: {}}}\n  ingress:\n  - {name: a, action: Accept, from: \
+     [{namespaces: {}}, {}], protocols: [{tcp: {destinationPort: {range: {start: 1, end: 9}}}}, {x: 1}]}\n  egress:\n  \
+     - action: Deny\n    to: [{networks: [10.0.0.0/8]}, {nodes: {}}, {domainNames: [a.b]}]\n",
 ];
 
 const PIECES: [&str; 34] = [

@@ -1,5 +1,7 @@
 //! What files say: written, renamed, deleted, broken, twice the same object, read once.
 
+use podgate_api::Action;
+
 use super::*;
 
 #[tokio::test]
@@ -145,6 +147,41 @@ async fn a_policy_of_the_old_api_is_closed_in_its_own_kind() {
     let world = World::new(|dir| fs::write(dir.join("a.yaml"), text).unwrap()).await;
     assert_eq!(world.names(), "p(closed)");
     assert_eq!(world.objects.keys().next().unwrap().kind, Kind::LegacyNetworkPolicy);
+}
+
+#[tokio::test]
+async fn of_a_broken_cluster_policy_what_cannot_be_understood_is_closed() {
+    let text = |rule: &str| {
+        format!(
+            "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {{name: c}}\nspec:\n  \
+             tier: Admin\n  priority: 1\n  subject: {{namespaces: {{}}}}\n  ingress: [{rule}]\n---\n"
+        )
+    };
+    let denied = |world: &World| match world.objects.values().find(|object| object.key().name == "c") {
+        Some(Object::Policy(policy)) => policy.ingress.iter().map(|rule| rule.action == Action::Deny).collect(),
+        _ => Vec::new(),
+    };
+    let broken = text("{action: Accpt, from: [{namespaces: {}}]}, {action: Accept, from: [{namespaces: {}}]}");
+    let mut world = World::new(|dir| fs::write(dir.join("a.yaml"), &broken).unwrap()).await;
+    assert_eq!(denied(&world), [true, false]);
+    assert_eq!(world.problems[0].place, format!("{}:8", world.path("a.yaml").display()));
+    assert!(
+        world.problems[0].message.contains("what can't be understood of it denies"),
+        "{}",
+        world.problems[0].message
+    );
+    // With a good state before, that one stays.
+    world.write("a.yaml", &text("{action: Accept, from: [{namespaces: {}}]}"));
+    world.until("well again", |world| world.problems.is_empty() && denied(world) == [false]).await;
+    world.write("a.yaml", &broken);
+    world.until("broken again", |world| !world.problems.is_empty()).await;
+    assert_eq!(denied(&world), [false]);
+    assert!(world.problems[0].message.contains("last good state stays"), "{}", world.problems[0].message);
+    // A policy whose subject is not known is left out.
+    world.write("b.yaml", &text("").replace("{namespaces: {}}", "{}").replace("name: c", "name: d"));
+    world.until("both told", |world| world.problems.len() == 2).await;
+    assert!(world.problems[1].message.contains("what it denies is open"), "{}", world.problems[1].message);
+    assert_eq!(world.names(), "c");
 }
 
 #[tokio::test]
