@@ -42,8 +42,6 @@ use crate::telemetry;
 pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     telemetry::logging::init(&args.log, args.log_format)?;
     let settings = args.program()?;
-    let source = args.source.source()?;
-    let followed = source.name();
     // One clear line for each thing that is missing, before anything is changed.
     let features = podgate_netfilter::probe()?;
     let (major, minor) = features.release;
@@ -52,6 +50,8 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _entered = runtime.enter();
+    let source = args.source.source()?;
+    let followed = source.name();
     let state = telemetry::State::new();
     let http = telemetry::http::serve(&args.listen.settings(), Arc::clone(&state))?;
     match http.address() {

@@ -96,12 +96,10 @@ impl SourceArgs {
                  pod of the cluster, and KUBERNETES_SERVICE_HOST is not set)"
             ),
         };
-        let place = match &access {
-            kube::Access::InCluster => "in-cluster".to_owned(),
-            kube::Access::Kubeconfig { .. } => "kubeconfig".to_owned(),
-        };
+        // Of another cluster, or another node, nothing is ever restored.
+        let cluster = tokio::runtime::Handle::current().block_on(kube::identity(&access))?;
         let saved = (self.state_dir.as_os_str() != "none")
-            .then(|| saved::Settings::new(self.state_dir.join(node), format!("{place} {node}")));
+            .then(|| saved::Settings::new(self.state_dir.join(node), format!("{cluster} {node}")));
         Ok(Source::Cluster(Cluster { access, saved }))
     }
 
@@ -155,6 +153,9 @@ impl Source {
             }
             Err(error) => {
                 tracing::warn!("the saved world: {error}");
+                if let Some(recorder) = &restored.recorder {
+                    recorder.begin_world();
+                }
                 restored.keys.clear();
                 *index = empty();
             }

@@ -86,11 +86,27 @@ async fn make(access: Access, timing: Timing) -> Result<Client, Error> {
     }
 }
 
+/// What tells a cluster from others, without asking it: the API server's address and a checksum of its certificate
+/// authorities.
+///
+/// # Errors
+/// The configuration can't be read, or can't be used.
+pub async fn identity(access: &Access) -> Result<String, Error> {
+    let config = config(access.clone()).await?;
+    let mut authorities = crc32fast::Hasher::new();
+    config.root_cert.iter().flatten().for_each(|certificate| authorities.update(certificate));
+    Ok(format!("{} {:08x}", config.cluster_url, authorities.finalize()))
+}
+
+async fn config(access: Access) -> Result<Config, Error> {
+    match access {
+        Access::InCluster => Config::incluster().map_err(|error| Error::InCluster(chain(&error))),
+        Access::Kubeconfig { file, context } => kubeconfig(file, context).await,
+    }
+}
+
 async fn client(access: Access, timing: &Timing) -> Result<Client, Error> {
-    let mut config = match access {
-        Access::InCluster => Config::incluster().map_err(|error| Error::InCluster(chain(&error)))?,
-        Access::Kubeconfig { file, context } => kubeconfig(file, context).await?,
-    };
+    let mut config = config(access).await?;
     // Failures are seen, told and waited out where they are understood: not hidden below.
     config.default_retry = false;
     config.connect_timeout = Some(timing.connect);

@@ -38,6 +38,7 @@ use tokio::task::JoinSet;
 use crate::Event;
 use board::Board;
 use connect::Connection;
+pub use connect::identity;
 use installs::Installs;
 use objects::Objects;
 use reflect::{JSON, Reflector, Target};
