@@ -15,9 +15,12 @@
 
 mod addr;
 mod class_map;
+mod class_masks;
 pub mod counters;
 mod endpoints;
+mod few_rules;
 mod flow;
+mod many_rules;
 pub mod packet;
 mod paged;
 mod port_names;
@@ -34,9 +37,9 @@ pub use counters::{Counter, Counters, WorkerCounters};
 pub use endpoints::{Endpoint, EndpointKind};
 pub use flow::{Flow, Port, protocol};
 pub use port_names::PortNames;
-pub use ports::{PortSpan, PortTable};
+pub use ports::PortSpan;
 pub use publish::{Publication, Reader};
 pub use rule::{Action, Cause, Decision, Direction, Generation, Judgement, RuleId, RuleInfo, Tier, Verdict};
-pub use rule_table::{DirectionTable, KeptPorts, RuleTable, Then};
+pub use rule_table::{DirectionTable, RankedRule, RuleTable, Then};
 pub use snapshot::{NodeOrigin, Snapshot};
 pub use tables::{Block, Group, Subject, Tables};

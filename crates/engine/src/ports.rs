@@ -33,8 +33,8 @@ pub(crate) fn name_key(name: u32, not_shown: bool) -> u32 {
 /// An interval of keys, both ends inclusive: some ports of one protocol, a named port, or everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortSpan {
-    first: u32,
-    last: u32,
+    pub(crate) first: u32,
+    pub(crate) last: u32,
 }
 
 impl PortSpan {
@@ -65,7 +65,7 @@ impl PortSpan {
 
 /// For every protocol and port the first rule that is about it: a piecewise constant function.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct PortTable {
+pub(crate) struct PortTable {
     /// Ascending starts, the first 0, neighbours different.
     segments: Vec<Segment>,
 }
@@ -82,7 +82,7 @@ pub(crate) const NO_RANK: u32 = (1 << 31) - 1;
 
 impl PortTable {
     /// From rules in the order of evaluation: each its place in that order (less than 2^31 - 1) and its ports.
-    pub fn first_of<'s>(rules: impl IntoIterator<Item = (u32, &'s [PortSpan])>) -> Self {
+    pub(crate) fn first_of<'s>(rules: impl IntoIterator<Item = (u32, &'s [PortSpan])>) -> Self {
         let mut taken: Vec<(PortSpan, u32)> = Vec::new();
         let mut left = vec![PortSpan::EVERYTHING];
         for (rank, spans) in rules {

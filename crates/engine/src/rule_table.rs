@@ -2,14 +2,13 @@
 //! matches. [`DirectionTable`]: the tiers in their order.
 //!
 //! A peer is up to four classes, each looked up on its own: its labels' rarely and widely used selectors, its address'
-//! rarely and widely used blocks. Each gives the place (rank) of the first rule that matches by it; the lowest of all
-//! is the first rule that matches. So no table has to hold combinations of classes.
+//! rarely and widely used blocks. A rule matches if it does so by any of them.
 
 use std::fmt;
 
-use crate::class_map::ClassMap;
-use crate::ports::{NO_RANK, PortTable, Segment, is_not_shown, lookup, name_key};
-use crate::{Action, Cause, PortNames, RuleId};
+use crate::few_rules::FewRules;
+use crate::many_rules::ManyRules;
+use crate::{Action, Cause, PortNames, PortSpan, RuleId};
 
 /// What one direction of a subject comes to.
 #[derive(Debug, Clone)]
@@ -78,168 +77,195 @@ impl DirectionTable {
 /// The rules of one tier in their order, by peer and port.
 #[derive(Clone)]
 pub struct RuleTable {
-    /// Class → value.
-    map: ClassMap,
-    /// The value of rules about every peer.
-    everybody: u32,
-    segments: Vec<Segment>,
-    /// By rank.
-    rules: Box<[(Action, RuleId)]>,
+    rules: Rules,
     names: bool,
 }
 
-/// A port table that a [`RuleTable`] keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeptPorts(u32);
+#[derive(Clone)]
+enum Rules {
+    Few(FewRules),
+    Many(ManyRules),
+}
 
-/// A value with this bit is where in `segments` a port table begins, one without it a rank.
-const TABLE: u32 = 1 << 31;
+/// A rule, for a [`RuleTable`].
+#[derive(Debug, Clone, Copy)]
+pub struct RankedRule<'p> {
+    /// What it does.
+    pub action: Action,
+    /// Its number.
+    pub id: RuleId,
+    /// Its ports.
+    pub ports: &'p [PortSpan],
+    /// It is about every peer, whatever its classes.
+    pub everybody: bool,
+}
 
 impl RuleTable {
-    /// A table of these rules, in the order of evaluation; `everybody` has those about every peer, and `names` tells
-    /// whether any of them names ports.
-    pub fn new(rules: impl Into<Box<[(Action, RuleId)]>>, everybody: &PortTable, names: bool) -> Self {
-        let rules = rules.into();
-        let mut table = Self { map: ClassMap::new(), everybody: NO_RANK, segments: Vec::new(), rules, names };
-        table.everybody = table.intern(everybody);
-        table
+    /// A table of these rules, in the order of evaluation, with room for some peer classes; `names` tells whether any
+    /// of the rules names ports.
+    pub fn new(rules: &[RankedRule<'_>], names: bool, classes: usize) -> Self {
+        let few = FewRules::new(rules, classes).map(Rules::Few);
+        Self { rules: few.unwrap_or_else(|| Rules::Many(ManyRules::new(rules))), names }
     }
 
-    /// The rules about peers of this class (not 0), beside those about everybody.
-    pub fn set(&mut self, class: u32, ports: KeptPorts) {
-        self.map.set(class, ports.0);
+    /// Peers of these classes (not 0) match these rules, beside those about everybody: ranks, ascending, each with its
+    /// rule's ports.
+    pub fn set<'p>(
+        &mut self,
+        classes: impl IntoIterator<Item = u32>,
+        rules: impl Iterator<Item = (u32, &'p [PortSpan])> + Clone,
+    ) {
+        match &mut self.rules {
+            Rules::Few(few) => {
+                let mask = FewRules::mask(rules.map(|r| r.0));
+                classes.into_iter().for_each(|class| few.set(class, mask));
+            }
+            Rules::Many(many) => {
+                let value = many.keep(rules);
+                classes.into_iter().for_each(|class| many.set(class, value));
+            }
+        }
     }
 
     /// How many peer classes have an entry.
     pub fn entries(&self) -> usize {
-        self.map.used()
+        match &self.rules {
+            Rules::Few(few) => few.classes().used(),
+            Rules::Many(many) => many.classes().used(),
+        }
     }
 
     /// Whether one more class makes the table grow: a good time to leave out the classes that are no more.
     pub fn is_full(&self) -> bool {
-        self.map.is_full()
-    }
-
-    /// Keeps a port table for [`RuleTable::set`]; of this table only.
-    pub fn keep(&mut self, ports: &PortTable) -> KeptPorts {
-        KeptPorts(self.intern(ports))
-    }
-
-    /// A one-segment table is its rank; others are kept once, each behind a head that tells its length.
-    fn intern(&mut self, ports: &PortTable) -> u32 {
-        let wanted = ports.segments();
-        if let [only] = wanted {
-            return only.rank;
+        match &self.rules {
+            Rules::Few(few) => few.classes().is_full(),
+            Rules::Many(many) => many.classes().is_full(),
         }
-        let mut at = 0;
-        while let Some(head) = self.segments.get(at) {
-            let len = head.start as usize;
-            if self.segments.get(at + 1..at + 1 + len) == Some(wanted) {
-                return TABLE | at as u32;
-            }
-            at += 1 + len;
-        }
-        self.segments.push(Segment { start: wanted.len() as u32, rank: NO_RANK });
-        self.segments.extend_from_slice(wanted);
-        TABLE | at as u32
     }
 
     /// The first rule that matches.
     #[inline]
     pub(crate) fn first(&self, peer: &Peer, key: u32, names: &PortNames) -> Option<(Action, RuleId)> {
-        let mut rank = self.rank(self.everybody, key, names);
-        for class in peer.classes {
-            if class != 0
-                && let Some(value) = self.map.get(class)
-            {
-                rank = rank.min(self.rank(value, key, names));
-            }
+        let names = self.names.then_some(names);
+        match &self.rules {
+            Rules::Few(few) => few.first(peer.classes, key, names),
+            Rules::Many(many) => many.first(peer.classes, key, names),
         }
-        self.rules.get(rank as usize).copied()
-    }
-
-    #[inline]
-    fn rank(&self, value: u32, key: u32, names: &PortNames) -> u32 {
-        if value & TABLE == 0 {
-            return value;
-        }
-        let at = (value & !TABLE) as usize;
-        let len = self.segments.get(at).map_or(0, |head| head.start as usize);
-        let segments = self.segments.get(at + 1..at + 1 + len).unwrap_or_default();
-        let mut rank = lookup(segments, key);
-        if self.names {
-            for name in names.of(key) {
-                rank = rank.min(lookup(segments, name_key(*name, is_not_shown(key))));
-            }
-        }
-        rank
     }
 }
 
 impl fmt::Debug for RuleTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (rules, entries) = (self.rules.len(), self.map.used());
-        write!(f, "RuleTable({rules} rules, {entries} classes, {} segments)", self.segments.len())
+        let kind = match &self.rules {
+            Rules::Few(_) => "few",
+            Rules::Many(_) => "many",
+        };
+        write!(f, "RuleTable({kind} rules, {} classes)", self.entries())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Port;
     use crate::flow::protocol::{TCP, UDP};
     use crate::ports::port_key;
-    use crate::{Port, PortSpan};
-    use std::collections::HashMap;
-
-    fn rules(count: u32) -> Vec<(Action, RuleId)> {
-        (0..count).map(|i| (Action::Accept, RuleId(i))).collect()
-    }
 
     fn peer(classes: [u32; 4]) -> Peer {
         Peer { classes, own_node: false }
     }
 
-    /// Rule `n` is about TCP port `n`, rule 0 about everything.
-    fn ports(n: u32) -> PortTable {
-        let span = if n == 0 { PortSpan::EVERYTHING } else { PortSpan::ports(TCP, n as u16, n as u16) };
-        PortTable::first_of([(n, [span].as_slice())])
+    fn accept(id: u32, ports: &[PortSpan], everybody: bool) -> RankedRule<'_> {
+        RankedRule { action: Action::Accept, id: RuleId(id), ports, everybody }
+    }
+
+    /// Few and many rules alike, against the definition.
+    #[test]
+    fn the_first_rule_by_any_class_and_port_is_found() {
+        let mut seed = 11u32;
+        let mut next = move |below: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) % below
+        };
+        for rules in [0usize, 1, 2, 5, 31, 32, 33, 200] {
+            let spans: Vec<Vec<PortSpan>> = (0..rules)
+                .map(|_| match next(8) {
+                    0 => vec![PortSpan::EVERYTHING],
+                    1 => vec![PortSpan::ports(UDP, 0, u16::MAX), PortSpan::named(next(3), next(2) == 0)],
+                    _ => (0..1 + next(3))
+                        .map(|_| (next(60) as u16, next(9) as u16))
+                        .collect::<Vec<_>>()
+                        .into_iter()
+                        .map(|(first, more)| PortSpan::ports(TCP, first, first + more))
+                        .collect(),
+                })
+                .collect();
+            let ranked: Vec<_> = spans
+                .iter()
+                .enumerate()
+                .map(|(rank, s)| RankedRule {
+                    action: [Action::Accept, Action::Deny, Action::Pass][rank % 3],
+                    ..accept(1000 + rank as u32, s, next(40) == 0)
+                })
+                .collect();
+            let mut table = RuleTable::new(&ranked, true, 10);
+            let classes: Vec<Vec<u32>> = (0..60)
+                .map(|class| {
+                    let matching: Vec<u32> =
+                        if class == 0 { Vec::new() } else { (0..rules as u32).filter(|_| next(6) == 0).collect() };
+                    if class > 0 {
+                        table.set([class], matching.iter().map(|r| (*r, &*spans[*r as usize])));
+                    }
+                    matching
+                })
+                .collect();
+            assert_eq!(table.entries(), 59);
+            let names = PortNames::new([(TCP, 8, 0), (TCP, 30, 1), (UDP, 30, 2)]);
+            for _ in 0..3000 {
+                let chosen = [next(70), next(60), next(60), next(3) * next(60)];
+                let (protocol, port) = match next(12) {
+                    0 => (TCP, Port::Unknown),
+                    1 => (UDP, Port::Number(30)),
+                    2 => (1, Port::None),
+                    _ => (TCP, Port::Number(next(75) as u16)),
+                };
+                let key = port_key(protocol, port);
+                let covers = |key: u32, s: &PortSpan| (s.first..=s.last).contains(&key);
+                let by_name = |s: &PortSpan| {
+                    names.of(key).iter().any(|n| covers(crate::ports::name_key(*n, port == Port::Unknown), s))
+                };
+                let expected = ranked.iter().enumerate().find(|(rank, rule)| {
+                    let of_peer = |c: &u32| classes.get(*c as usize).is_some_and(|m| m.contains(&(*rank as u32)));
+                    (rule.everybody || chosen.iter().any(of_peer))
+                        && rule.ports.iter().any(|s| covers(key, s) || by_name(s))
+                });
+                let expected = expected.map(|(_, r)| (r.action, r.id));
+                assert_eq!(
+                    table.first(&peer(chosen), key, &names),
+                    expected,
+                    "{rules} rules, {chosen:?}, {protocol} {port:?}"
+                );
+            }
+        }
     }
 
     #[test]
-    fn the_first_rule_by_any_class_is_found() {
-        let mut table = RuleTable::new(rules(500), &ports(499), false);
-        let mut naive = HashMap::new();
-        for i in 0..600u32 {
-            let (class, n) = (i.wrapping_mul(7919) % 1200 + 1, 1 + i % 90);
-            let kept = table.keep(&PortTable::first_of([(n, [PortSpan::ports(TCP, 80, 80)].as_slice())]));
-            table.set(class, kept);
-            naive.insert(class, n);
+    fn many_ports_of_few_rules_are_found_too() {
+        let spans: Vec<PortSpan> = (0..200).map(|i| PortSpan::ports(TCP, i * 10, i * 10 + 4)).collect();
+        for count in [1usize, 7, 8, 15, 100, 127, 128, 200] {
+            let table = RuleTable::new(&[accept(5, &spans[..count], true)], false, 0);
+            for port in 0..2100u16 {
+                let found = table.first(&peer([0; 4]), port_key(TCP, Port::Number(port)), &PortNames::default());
+                assert_eq!(found.is_some(), usize::from(port / 10) < count && port % 10 <= 4, "{count} {port}");
+            }
         }
-        assert_eq!(table.entries(), naive.len());
-        for i in 0..1300u32 {
-            let classes = [i, i * 7 % 1250, 0, i * 31 % 1250];
-            let first = |port| table.first(&peer(classes), port_key(TCP, Port::Number(port)), &PortNames::default());
-            let expected = classes.iter().filter_map(|c| naive.get(c)).min();
-            assert_eq!(first(80).map(|f| f.1.0), expected.copied());
-            assert_eq!(first(499).map(|f| f.1.0), Some(499));
-            assert_eq!(first(81), None);
-        }
-    }
-
-    #[test]
-    fn equal_port_tables_are_kept_once() {
-        let mut table = RuleTable::new(rules(3), &PortTable::first_of([]), false);
-        for class in 1..100 {
-            let kept = table.keep(&ports(1 + class % 2));
-            table.set(class, kept);
-        }
-        assert_eq!(table.segments.len(), 2 + ports(1).segments().len() + ports(2).segments().len());
     }
 
     #[test]
     fn a_named_port_is_the_destinations() {
         let names = PortNames::new([(TCP, 8080, 1), (TCP, 9090, 1), (UDP, 7070, 3)]);
-        let table = RuleTable::new(rules(1), &PortTable::first_of([(0, [PortSpan::named(1, false)].as_slice())]), true);
+        let spans = [PortSpan::named(1, false)];
+        let table = RuleTable::new(&[accept(0, &spans, true)], true, 0);
         let first = |port, names: &PortNames| table.first(&peer([0; 4]), port_key(TCP, port), names).is_some();
         assert!(first(Port::Number(9090), &names) && !first(Port::Number(7070), &names));
         assert!(!first(Port::Number(9090), &PortNames::default()) && !first(Port::Unknown, &names));
@@ -248,12 +274,15 @@ mod tests {
     #[test]
     fn tiers_are_asked_in_their_order() {
         use Action::{Accept, Deny, Pass};
-        let one = |action, rule| RuleTable::new([(action, RuleId(rule))], &ports(0), false);
+        let one = |action, rule| {
+            let ports = &[PortSpan::EVERYTHING];
+            RuleTable::new(&[RankedRule { action, ..accept(rule, ports, true) }], false, 0)
+        };
         let cause = |admin: Option<Action>, then: Then, own_node| {
             let table = DirectionTable { admin: admin.map(|a| one(a, 1)), then };
             table.cause(&Peer { own_node, ..peer([0; 4]) }, 0, &PortNames::default())
         };
-        let isolated = || Then::Isolated(RuleTable::new([], &PortTable::first_of([]), false), RuleId(9));
+        let isolated = || Then::Isolated(RuleTable::new(&[], false, 0), RuleId(9));
         let accepting = || Then::Isolated(one(Accept, 2), RuleId(9));
         let baseline = |action| Then::Baseline(Some(one(action, 3)));
         assert_eq!(cause(Some(Accept), isolated(), false), Cause::Accepted(RuleId(1)));
