@@ -94,8 +94,8 @@ fn what_is_revoked_comes_up_again_and_bits_of_others_stay() {
 fn cleanup_takes_the_bits_off_connections() {
     let (node, _program, _reader, _pods) = remembered();
     node.at.run(|| {
-        assert_eq!(cleanup().unwrap(), Cleanup { table: true, connections: 3 });
-        assert_eq!(cleanup().unwrap(), Cleanup { table: false, connections: 0 });
+        assert_eq!(cleanup().unwrap(), Cleanup { table: true, connections: 3, alive: false });
+        assert_eq!(cleanup().unwrap(), Cleanup { table: false, connections: 0, alive: false });
     });
     assert_eq!(bits(&node, 4000), (0x80, None));
     for port in [4001, 4002] {
@@ -125,7 +125,7 @@ fn cleanup_after_settings_of_ones_own_knows_the_bits() {
     assert!(arrives(&client, &server, SocketAddr::new(v4(3), 53), "1", SOON));
     worker.join().unwrap();
     assert_eq!(bits(&node, 4000), (0, Some(vec![7])));
-    assert_eq!(node.at.run(cleanup).unwrap(), Cleanup { table: true, connections: 1 });
+    assert_eq!(node.at.run(cleanup).unwrap(), Cleanup { table: true, connections: 1, alive: false });
     assert_eq!(bits(&node, 4000), (0, None));
 }
 

@@ -408,3 +408,27 @@ fn a_claim_that_was_taken_out_by_hand_stops_the_owner_until_it_claims_again() {
     assert_eq!(program.owner().generation, 1);
     program.apply(&Update { open: &[(v4(2), BOTH)], ..Update::default() }).unwrap();
 }
+
+#[test]
+fn a_claim_makes_the_sets_what_it_says_whatever_they_held() {
+    let at = Namespace::new();
+    let ranges = nets(&["10.1.0.0/24", "255.255.255.0/24", "fd01::/64"]);
+    let contents = |at: &Namespace| {
+        ["ranges4", "ranges6", "open_ingress4", "open_egress4", "open_ingress6"].map(|set| elements(at, set))
+    };
+    let claimed = |name: &str, update: &Update<'_>| {
+        at.run(|| Program::claim(settings(), &claim(name, Expect::Anything), Some(update)).unwrap());
+        contents(&at)
+    };
+    let first =
+        Update { ranges: Some(&ranges), open: &[(v4(2), BOTH), (v4(3), BOTH), (v6(2), BOTH)], judge_input: None };
+    let expected =
+        ["10.1.0.0/24, 255.255.255.0/24", "fd01::/64", "10.1.0.2, 10.1.0.3", "10.1.0.2, 10.1.0.3", "fd01::2"];
+    assert_eq!(claimed("a", &first), expected);
+    assert_eq!(claimed("b", &first), expected, "what stands stays");
+    let ranges = nets(&["10.1.0.0/16", "fd01::/64"]);
+    let open = [(v4(3), Open { ingress: true, egress: false }), (v4(4), BOTH), (v4(5), NEITHER)];
+    let second = Update { ranges: Some(&ranges), open: &open, judge_input: None };
+    assert_eq!(claimed("c", &second), ["10.1.0.0/16", "fd01::/64", "10.1.0.3, 10.1.0.4", "10.1.0.4", ""]);
+    assert_eq!(claimed("d", &nothing()), [""; 5]);
+}

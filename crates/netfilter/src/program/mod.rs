@@ -272,7 +272,7 @@ fn take_over(
             layout::add_rule(&mut transaction, layout::base_rule(base));
         }
         if let Some(first) = first {
-            fill(&mut transaction, first, true);
+            sets::become_what(&mut transaction, channel, first)?;
         }
         match transaction.commit(channel, Some(seen)) {
             Ok(()) => return Ok((standing, owner)),

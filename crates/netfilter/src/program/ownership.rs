@@ -16,6 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::TABLE;
 use super::layout::user_comment;
+use super::sets::{NFTA_DATA_VALUE, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS};
 use super::transaction::{Transaction, body, inet};
 use crate::Error;
 use crate::netlink::{Channel, attribute, attributes, be32, text};
@@ -23,10 +24,7 @@ use crate::netlink::{Channel, attribute, attributes, be32, text};
 const SET: &str = "owner";
 /// nft's data type `mark`: 32 bits, printed as a number.
 const TYPE_MARK: u32 = 19;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
-const NFTA_DATA_VALUE: u16 = 1;
 
 /// What the table says of its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,22 +1,29 @@
 //! The sets' contents: pod ranges as disjoint intervals, known-open addresses. The sets themselves are `layout`'s.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP};
 use netlink_packet_netfilter::nftables::{
     DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementFlags, SetElementList,
     SetElementMessage,
 };
 
 use super::expression::Family;
-use super::transaction::Transaction;
-use super::{Open, TABLE};
+use super::transaction::{Transaction, body, inet};
+use super::{Open, TABLE, Update};
+use crate::Error;
+use crate::netlink::{Channel, attribute, attributes, be32};
 
 /// Elements in one message: an attribute holds less than 64 KiB, and an IPv6 element with its headers takes 28 bytes
 /// (36 with interval flags).
 const CHUNK: usize = 1700;
+
+pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(crate) const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
 
 type Element = ListAttribute<SetElementAttribute>;
 
@@ -27,6 +34,13 @@ fn open_set(way: &str, family: Family) -> String {
 
 fn family_of(address: &IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// A key and its flags, as a number that can be hashed.
+type Key = (Vec<u8>, u32);
+
+fn keyed((key, flags): &Key) -> Element {
+    element(key.clone(), SetElementFlags::from_bits_retain(*flags))
 }
 
 fn element(key: Vec<u8>, flags: SetElementFlags) -> Element {
@@ -93,15 +107,79 @@ pub(crate) fn replace_ranges(transaction: &mut Transaction, ranges: &[IpNet]) {
     for family in Family::BOTH {
         let set = format!("ranges{}", family.digit());
         flush(transaction, &set);
-        let mut elements = Vec::new();
-        for (first, last) in merge(ranges, family) {
-            elements.push(element(bytes(first, family), SetElementFlags::empty()));
-            // An interval up to the last address of the family has no end.
-            if last < bits(family) {
-                elements.push(element(bytes(last + 1, family), SetElementFlags::IntervalEnd));
-            }
+        add(transaction, &set, range_elements(ranges, family).iter().map(keyed).collect());
+    }
+}
+
+/// The elements of the ranges of `family`: where each begins, and where it ends.
+fn range_elements(ranges: &[IpNet], family: Family) -> Vec<Key> {
+    let mut elements = Vec::new();
+    for (first, last) in merge(ranges, family) {
+        elements.push((bytes(first, family), 0));
+        // An interval up to the last address of the family has no end.
+        if last < bits(family) {
+            elements.push((bytes(last + 1, family), SetElementFlags::IntervalEnd.bits()));
         }
-        add(transaction, &set, elements);
+    }
+    elements
+}
+
+/// Makes the sets what `update` says, and the open sets nothing else, by what they hold now: what stays is not touched,
+/// so that no kernel can miss it for the moment of the change. Only right for a change that is not made if the rule set
+/// changed meanwhile.
+pub(crate) fn become_what(
+    transaction: &mut Transaction,
+    channel: &mut Channel,
+    update: &Update<'_>,
+) -> Result<(), Error> {
+    for family in Family::BOTH {
+        let Some(ranges) = update.ranges else { continue };
+        let set = format!("ranges{}", family.digit());
+        let wanted = range_elements(ranges, family);
+        let standing = read(channel, &set)?;
+        if wanted.iter().cloned().collect::<HashSet<_>>() != standing {
+            flush(transaction, &set);
+            add(transaction, &set, wanted.iter().map(keyed).collect());
+        }
+    }
+    let states: HashMap<IpAddr, Open> = update.open.iter().copied().collect();
+    for way in ["egress", "ingress"] {
+        for family in Family::BOTH {
+            let set = open_set(way, family);
+            let is_open = |open: &Open| if way == "egress" { open.egress } else { open.ingress };
+            let wanted = states.iter().filter(|(a, o)| family_of(a) == family && is_open(o));
+            let wanted: HashSet<_> = wanted.map(|(a, _)| (octets(*a), 0)).collect();
+            let standing = read(channel, &set)?;
+            let gone: Vec<_> = standing.difference(&wanted).map(keyed).collect();
+            for chunk in gone.chunks(CHUNK) {
+                let delete = NfTablesMessage::DeleteSetElement(message(&set, chunk.to_vec()));
+                transaction.push(format!("delete elements of set {set}"), delete, 0);
+            }
+            let new = wanted.difference(&standing).map(keyed).collect();
+            add(transaction, &set, new);
+        }
+    }
+    Ok(())
+}
+
+/// What a set holds; nothing if it is not there.
+fn read(channel: &mut Channel, set: &str) -> Result<HashSet<Key>, Error> {
+    let get = inet(NfTablesMessage::GetSetElement(message(set, vec![])));
+    let mut found = HashSet::new();
+    let result = channel.request("read a set", get, NLM_F_DUMP, &mut |message| match message {
+        None => found.clear(),
+        Some(message) => {
+            let elements = attribute(body(&message), NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(&[]);
+            found.extend(attributes(elements).filter_map(|(_, element)| {
+                let key = attribute(attribute(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
+                let flags = attribute(element, NFTA_SET_ELEM_FLAGS).and_then(be32).unwrap_or(0);
+                Some((key.to_vec(), flags))
+            }));
+        }
+    });
+    match result {
+        Err(error) if error.refused_with() == Some(libc::ENOENT) => Ok(HashSet::new()),
+        other => other.map(|()| found),
     }
 }
 
