@@ -1,17 +1,17 @@
 //! Two agents on one node: hand-over at an upgrade, its failures, and a crash, all under load.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, Probe, Server};
+use podgate_sandbox::{PATIENCE, Pod, Probe, Server};
 
 use crate::kit::{Node, deny_all, pair, web_on};
 use crate::load::{CLOSED, Load, OPEN};
 
-/// New connections a second, and hand-overs under them; `PODGATE_RATE` and `PODGATE_HAND_OVERS` make more of it.
-fn dose() -> (u32, u32) {
+/// New connections a second under which it happens, and how often it does; these variables make more of it.
+fn dose(often: &str, default: u32) -> (u32, u32) {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse().ok());
-    (number("PODGATE_RATE").unwrap_or(400), number("PODGATE_HAND_OVERS").unwrap_or(10))
+    (number("PODGATE_RATE").unwrap_or(400), number(often).unwrap_or(default))
 }
 
 /// Of shop/web only one port is open, by TCP and UDP.
@@ -36,7 +36,7 @@ fn rules(node: &Node) -> String {
 #[test]
 fn hand_overs_under_load_lose_no_packet_and_leak_none() {
     let (mut node, web, client, _server) = shop();
-    let (rate, times) = dose();
+    let (rate, times) = dose("PODGATE_HAND_OVERS", 10);
     node.start(&["--on-exit", "remove"]);
     let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
     let load = Load::start(&client, &web, rate, 8);
@@ -164,18 +164,22 @@ fn killed_and_started_again_under_load_nothing_forbidden_passes_and_established_
     node.start(&[]);
     let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
     connection.ping(PATIENCE).expect("permitted");
-    let load = Load::start(&client, &web, 200, 4);
-    for _ in 0..3 {
+    let (rate, times) = dose("PODGATE_KILLS", 5);
+    let load = Load::start(&client, &web, rate, 8);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..times {
         load.await_connections(20);
         node.kill();
-        // Without an agent, by the label alone, and not by a retransmission.
+        // Without an agent, by the label alone, and sooner than anything is sent again.
         connection.ping(Duration::from_millis(190)).expect("it goes on");
-        assert!(client.client().open(web.v4(), CLOSED, DENY_WAIT).is_err());
+        let begun = Instant::now();
         node.start(&[]);
+        let open = client.client().first_open(web.v4(), OPEN, Duration::from_millis(1), PATIENCE).expect("asked");
+        slowest = slowest.max(open.expect("open again") - begun);
         connection.ping(PATIENCE).expect("it goes on");
     }
-    load.await_connections(20);
     let came = load.stop();
+    println!("{times} kills at {rate} connections/s, {slowest:?} at most from start to connection: {came:?}");
     assert_eq!(came.leaked, 0, "{came:?}");
     judged_right(&node, &web, &client);
 }
