@@ -88,6 +88,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let mut gather = Gather::new(asked, Arc::downgrade(&state), known, snapshots, counted);
     if let (Some(place), Some(recorder)) = (restored.place.take(), &restored.recorder) {
         gather.saved(place, recorder.teller());
+        state.register(telemetry::Saving::new(recorder.teller()));
     }
     state.answer_status(move || gather.json());
     let mut control = Control {

@@ -44,6 +44,7 @@ pub(crate) mod logging;
 pub(crate) mod process;
 mod readiness;
 mod rules;
+mod saving;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -51,4 +52,5 @@ mod tests;
 pub(crate) use data_plane::DataPlane;
 pub(crate) use readiness::Hold;
 pub(crate) use rules::DEFAULT_LIMIT as DEFAULT_RULE_SERIES;
+pub(crate) use saving::Saving;
 pub(crate) use state::State;
