@@ -33,8 +33,9 @@ pub enum Then {
 pub(crate) struct Peer {
     /// Its classes; 0: none.
     pub(crate) classes: [u32; 4],
-    /// It is the subject's own node.
-    pub(crate) own_node: bool,
+    /// NetworkPolicy is not about this peer (the subject's own node, the subject itself), and this is the cause where
+    /// nothing else decides.
+    pub(crate) exempt: Option<Cause>,
 }
 
 impl DirectionTable {
@@ -48,9 +49,9 @@ impl DirectionTable {
                 Action::Pass => {}
             }
         }
-        let undecided = if peer.own_node { Cause::OwnNode } else { Cause::Open };
+        let undecided = peer.exempt.unwrap_or(Cause::Open);
         match &self.then {
-            Then::Isolated(..) if peer.own_node => Cause::OwnNode,
+            Then::Isolated(..) if peer.exempt.is_some() => undecided,
             Then::Isolated(table, default_deny) => match table.first(peer, key, names) {
                 Some((_, rule)) => Cause::Accepted(rule),
                 None => Cause::Denied(*default_deny),
@@ -172,7 +173,7 @@ mod tests {
     use crate::ports::port_key;
 
     fn peer(classes: [u32; 4]) -> Peer {
-        Peer { classes, own_node: false }
+        Peer { classes, exempt: None }
     }
 
     fn accept(id: u32, ports: &[PortSpan], everybody: bool) -> RankedRule<'_> {
@@ -278,9 +279,9 @@ mod tests {
             let ports = &[PortSpan::EVERYTHING];
             RuleTable::new(&[RankedRule { action, ..accept(rule, ports, true) }], false, 0)
         };
-        let cause = |admin: Option<Action>, then: Then, own_node| {
+        let cause = |admin: Option<Action>, then: Then, own_node: bool| {
             let table = DirectionTable { admin: admin.map(|a| one(a, 1)), then };
-            table.cause(&Peer { own_node, ..peer([0; 4]) }, 0, &PortNames::default())
+            table.cause(&Peer { exempt: own_node.then_some(Cause::OwnNode), ..peer([0; 4]) }, 0, &PortNames::default())
         };
         let isolated = || Then::Isolated(RuleTable::new(&[], false, 0), RuleId(9));
         let accepting = || Then::Isolated(one(Accept, 2), RuleId(9));

@@ -76,7 +76,11 @@ impl Snapshot {
         if subject.kind != EndpointKind::LocalPod {
             return Cause::Open;
         }
-        if this.address == other.address || subject.exceptional && self.tables.same_pod(this.address, other.address) {
+        let itself =
+            this.address == other.address || subject.exceptional && self.tables.same_pod(this.address, other.address);
+        // What a pod sends to its own address never leaves it: such a packet in the queue went through a Service, and
+        // cluster tiers decide about it.
+        if itself && origin == NodeOrigin::Address {
             return Cause::Itself;
         }
         let own_node =
@@ -84,7 +88,8 @@ impl Snapshot {
         if own_node && direction == Direction::Ingress {
             return Cause::OwnNode;
         }
-        let undecided = if own_node { Cause::OwnNode } else { Cause::Open };
+        let exempt = if itself { Some(Cause::Itself) } else { own_node.then_some(Cause::OwnNode) };
+        let undecided = exempt.unwrap_or(Cause::Open);
         let Some(group) = self.tables.group(subject.group) else { return Cause::Unknown };
         if group.subject == 0 {
             return undecided;
@@ -92,7 +97,7 @@ impl Snapshot {
         let Some(class) = self.tables.subject(group.subject) else { return Cause::Unknown };
         let Some(table) = class.table(direction) else { return undecided };
         match self.peer(group, other, table.uses_names().then_some(direction)) {
-            Some((peer, names)) => table.cause(&Peer { own_node, ..peer }, key, names),
+            Some((peer, names)) => table.cause(&Peer { exempt, ..peer }, key, names),
             None => Cause::Unknown,
         }
     }
@@ -111,7 +116,7 @@ impl Snapshot {
             Some(Direction::Egress) => group.ports,
         };
         let classes = [group.narrow, group.broad, block.narrow, block.broad];
-        Some((Peer { classes, own_node: false }, self.tables.port_names(names)?))
+        Some((Peer { classes, exempt: None }, self.tables.port_names(names)?))
     }
 
     #[inline]
