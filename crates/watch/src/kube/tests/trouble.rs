@@ -11,7 +11,7 @@ async fn a_server_that_is_asked_too_much_is_left_alone_for_as_long_as_it_says() 
     server.answer("/pods", &http(429, "Retry-After: 1\r\n", "Too many requests, please try again later.\n"));
     let before = Instant::now();
     let mut world = World::of(&server, |_| {});
-    world.until("told", |world| world.fresh.get("pods").is_some() && world.is_failing("pods")).await;
+    world.until("told", |world| world.fresh.contains_key("pods") && world.is_failing("pods")).await;
     world.until("synced", |world| world.synced).await;
     assert!(before.elapsed() >= Duration::from_secs(1), "{:?}", before.elapsed());
     assert_eq!(world.names(), "web=a");
@@ -171,7 +171,7 @@ async fn what_is_no_answer_of_an_api_server_is_not_believed() {
     server.answer("/pods", &http(200, "", "<html>Please log in</html>"));
     server.answer("/nodes", "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"metadata\"");
     let mut world = World::of(&server, |_| {});
-    world.until("told", |world| world.fresh.get("pods").is_some() && world.is_failing("pods")).await;
+    world.until("told", |world| world.fresh.contains_key("pods") && world.is_failing("pods")).await;
     world.until("synced", |world| world.synced).await;
     assert_eq!(world.names(), "web=a");
     let keys: Vec<_> = world.objects.keys().map(|key| key.kind).collect();
