@@ -169,7 +169,7 @@ fn input_is_judged_only_while_wanted_and_its_base_chains_stay() {
     let rules = |at: &Namespace| at.sh("nft list chain inet podgate judge_input").lines().count() - 4;
     for _ in 0..2 {
         program.apply(&Update { judge_input: Some(true), ..Update::default() }).unwrap();
-        assert_eq!(rules(&at), 7);
+        assert_eq!(rules(&at), 6);
         let bases = base_chains(&at);
         program.apply(&Update { judge_input: Some(false), ..Update::default() }).unwrap();
         assert_eq!(rules(&at), 0);
@@ -431,4 +431,40 @@ fn a_claim_makes_the_sets_what_it_says_whatever_they_held() {
     let second = Update { ranges: Some(&ranges), open: &open, judge_input: None };
     assert_eq!(claimed("c", &second), ["10.1.0.0/16", "fd01::/64", "10.1.0.3, 10.1.0.4", "10.1.0.4", ""]);
     assert_eq!(claimed("d", &nothing()), [""; 5]);
+}
+
+#[test]
+fn addresses_are_rechecked_until_told_otherwise() {
+    let at = Namespace::new();
+    let mut program = at.run(|| install(settings()));
+    let plain = at.sh("nft list chain inet podgate accepted");
+    assert!(!plain.contains("recheck"), "{plain}");
+    for _ in 0..2 {
+        let update = Update { open: &[(v4(9), BOTH)], ..Update::default() };
+        program.apply_and_recheck(&update, &[v4(2), v6(2)]).unwrap();
+        program.apply_and_recheck(&Update::default(), &[v4(3)]).unwrap();
+        assert_eq!(elements(&at, "recheck4"), "10.1.0.2, 10.1.0.3");
+        assert_eq!((elements(&at, "recheck6"), elements(&at, "open_egress4")), ("fd01::2".into(), "10.1.0.9".into()));
+        let looked_up = at.sh("nft list chain inet podgate accepted");
+        for rule in ["ip saddr @recheck4 return", "ip6 daddr @recheck6 return"] {
+            assert!(looked_up.contains(rule), "{looked_up}");
+        }
+        assert!(program.intact().unwrap());
+        program.recheck_only(&[v4(3)]).unwrap();
+        assert_eq!((elements(&at, "recheck4"), elements(&at, "recheck6")), ("10.1.0.3".into(), String::new()));
+        assert!(at.sh("nft list chain inet podgate accepted").contains("recheck"));
+        program.recheck_only(&[]).unwrap();
+        assert_eq!(at.sh("nft list chain inet podgate accepted"), plain);
+        assert!(program.intact().unwrap());
+    }
+    // Another agent takes it over as it is.
+    program.apply_and_recheck(&Update::default(), &[v4(2)]).unwrap();
+    let mut next = at.run(|| Program::claim(settings(), &claim("b", Expect::Anything), Some(&nothing())).unwrap());
+    assert_eq!(elements(&at, "recheck4"), "10.1.0.2");
+    assert!(at.sh("nft list chain inet podgate accepted").contains("recheck"));
+    next.recheck_only(&[]).unwrap();
+    assert_eq!(at.sh("nft list chain inet podgate accepted"), plain);
+    assert!(next.intact().unwrap());
+    at.sh("nft add rule inet podgate accepted accept");
+    assert!(!next.intact().unwrap());
 }

@@ -256,6 +256,13 @@ pub(crate) fn local(end: End) -> Statement {
 
 /// `ip|ip6 saddr|daddr @within … != @without`
 pub(crate) fn address(family_of: Family, end: End, within: &str, without: &str) -> Statement {
+    let mut statement = address_in(family_of, end, within);
+    statement.push(lookup(without, LOOKUP_INVERTED));
+    statement
+}
+
+/// `ip|ip6 saddr|daddr @set`
+pub(crate) fn address_in(family_of: Family, end: End, set: &str) -> Statement {
     let offset = match (family_of, end) {
         (Family::V4, End::Source) => 12,
         (Family::V4, End::Destination) => 16,
@@ -264,8 +271,7 @@ pub(crate) fn address(family_of: Family, end: End, within: &str, without: &str) 
     };
     let mut statement = family(family_of);
     statement.push(payload(NETWORK_HEADER, offset, family_of.length()));
-    statement.push(lookup(within, 0));
-    statement.push(lookup(without, LOOKUP_INVERTED));
+    statement.push(lookup(set, 0));
     statement
 }
 

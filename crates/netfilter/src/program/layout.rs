@@ -63,8 +63,9 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
     }
     let mut id = 0;
     for family in Family::BOTH {
+        let none = SetFlags::empty();
         for (name, flags) in
-            [("ranges", SetFlags::Interval), ("open_ingress", SetFlags::empty()), ("open_egress", SetFlags::empty())]
+            [("ranges", SetFlags::Interval), ("open_ingress", none), ("open_egress", none), ("recheck", none)]
         {
             id += 1;
             add_set(transaction, id, &format!("{name}{}", family.digit()), family, flags);

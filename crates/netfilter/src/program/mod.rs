@@ -125,6 +125,7 @@ impl Program {
             native_queue: features.native_queue,
             udp_prerouting: settings.udp_prerouting.unwrap_or(features.release < (6, 12)),
             judge_input: false,
+            recheck: false,
         };
         let (before, owner) = take_over(&mut channel, &mut plan, claim, first)?;
         let made = Standing::read(&mut channel)?
@@ -152,6 +153,32 @@ impl Program {
     /// Errors: [`Error::NotOwner`] if the table is no longer this one's (or the table is gone); nothing is changed then.
     pub fn apply(&mut self, update: &Update<'_>) -> Result<(), Error> {
         self.change(update, false)
+    }
+
+    /// Like [`apply`](Self::apply); in the same transaction the connections of these addresses are no longer remembered:
+    /// their packets come up until [`recheck_only`](Self::recheck_only) says otherwise, whatever labels they have.
+    pub fn apply_and_recheck(&mut self, update: &Update<'_>, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut transaction = ownership::fence(&self.owner);
+        let input = self.note(&mut transaction, update, false);
+        if !addresses.is_empty() {
+            sets::add_recheck(&mut transaction, addresses);
+            self.switch_recheck(&mut transaction, true);
+        }
+        self.commit(transaction, input, self.plan.recheck || !addresses.is_empty())
+    }
+
+    /// Whether there are such addresses, of this agent or of the one before.
+    pub fn rechecks(&self) -> bool {
+        self.plan.recheck
+    }
+
+    /// The connections of all other addresses are remembered again.
+    pub fn recheck_only(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let mut transaction = ownership::fence(&self.owner);
+        sets::empty_recheck(&mut transaction);
+        sets::add_recheck(&mut transaction, addresses);
+        self.switch_recheck(&mut transaction, !addresses.is_empty());
+        self.commit(transaction, None, !addresses.is_empty())
     }
 
     /// Takes the table away, then our label and mark off all connections; errors as those of [`apply`](Self::apply).
@@ -193,22 +220,44 @@ impl Program {
 
     fn change(&mut self, update: &Update<'_>, fresh: bool) -> Result<(), Error> {
         let mut transaction = ownership::fence(&self.owner);
+        let input = self.note(&mut transaction, update, fresh);
+        self.commit(transaction, input, self.plan.recheck)
+    }
+
+    /// Puts an update into a transaction; returns whether input is to be judged, if that is new.
+    fn note(&self, transaction: &mut Transaction, update: &Update<'_>, fresh: bool) -> Option<bool> {
         let judge_input = update.judge_input.filter(|wanted| *wanted != self.plan.judge_input);
         if let Some(wanted) = judge_input {
-            self.switch_input(&mut transaction, wanted);
+            self.switch_input(transaction, wanted);
         }
-        fill(&mut transaction, update, fresh);
+        fill(transaction, update, fresh);
+        judge_input
+    }
+
+    fn commit(&mut self, transaction: Transaction, input: Option<bool>, recheck: bool) -> Result<(), Error> {
         if transaction.is_empty() {
             return Ok(());
         }
         transaction.commit(&mut self.channel, None)?;
-        if let Some(wanted) = judge_input {
+        self.plan.recheck = recheck;
+        self.made.accepted = rules::accepted(&self.plan.marks, recheck).len();
+        if let Some(wanted) = input {
             self.plan.judge_input = wanted;
             if let Some(standing) = Standing::read(&mut self.channel)? {
                 self.made = standing;
             }
         }
         Ok(())
+    }
+
+    fn switch_recheck(&self, transaction: &mut Transaction, recheck: bool) {
+        if recheck == self.plan.recheck {
+            return;
+        }
+        layout::flush_rules(transaction, Some("accepted"));
+        for rule in rules::accepted(&self.plan.marks, recheck) {
+            layout::add_rule(transaction, rule);
+        }
     }
 
     fn switch_input(&self, transaction: &mut Transaction, judge: bool) {
@@ -255,6 +304,8 @@ fn take_over(
         let standing = Standing::read(channel)?;
         let owner = claim.record(ownership::read(channel)?.as_ref()).ok_or(Error::NotOwner)?;
         let stands = |base: &Base| standing.as_ref().is_some_and(|s| s.has_chain(base.name));
+        // Connections that the agent before was about to take back stay so until this one has looked.
+        plan.recheck = standing.as_ref().is_some_and(|s| s.accepted > rules::accepted(&plan.marks, false).len());
         let judged = standing.as_ref().is_some_and(|s| s.rules_in("judge_input") > 0);
         plan.judge_input = first.and_then(|f| f.judge_input).unwrap_or(judged);
         let mut bases: Vec<&Base> = CORE.iter().collect();

@@ -3,8 +3,9 @@
 //! ```text
 //! output 0          mark_node      what the node itself sends
 //! postrouting 98    judge ─▶ decide ─┬─▶ divert ─▶ to_queue            (98: after DNAT, just before source NAT)
-//!                                    ├─▶ reply_way ─▶ divert
-//!                                    └─▶ invalid ─▶ drop_invalid
+//!                        │           ├─▶ reply_way ─▶ divert
+//!                        │           └─▶ invalid ─▶ drop_invalid
+//!                        └─ accepted                  (remembered: passes)
 //! postrouting 99    remember ─▶ keep          a packet accepted from the queue goes on here
 //! prerouting -99/-98  judge_udp / remember    only where UDP is judged early
 //! input 0/1           judge_input / clear     only once something judges pods' packets to the node
@@ -15,7 +16,7 @@
 use std::ops::RangeInclusive;
 
 use super::expression::{
-    Direction, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address, back,
+    Direction, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address, address_in, back,
     connection_mark, counter, direction, drop, goto, icmpv6_from, jump, label, local, mark_any, mark_is,
     neighbour_discovery, not_protocol, protocol, queue, queue_compat, set_connection_mark, set_label, set_mark, state,
     tcp_without_syn,
@@ -31,11 +32,14 @@ pub(crate) struct Plan {
     pub native_queue: bool,
     pub udp_prerouting: bool,
     pub judge_input: bool,
+    /// There are addresses whose connections are not remembered for the moment.
+    pub recheck: bool,
 }
 
 /// Regular chains, in the order in which they are made.
-pub(crate) const REGULAR: [&str; 13] = [
+pub(crate) const REGULAR: [&str; 14] = [
     "mark_node",
+    "accepted",
     "judge",
     "judge_udp",
     "judge_input",
@@ -72,12 +76,11 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
         rule("judge", [clear_field()]),
         rule("judge", [mark_any(marks.node()), accept()]),
         rule("judge", [goto("decide")]),
-        // Connections that were accepted, with their related ICMP.
-        rule("decide", [label(marks.label_bits(), true), accept()]),
-        rule("decide", [connection_mark(marks.connection), accept()]),
+        rule("decide", [jump("accepted")]),
         rule("decide", [state(INVALID, true), goto("invalid")]),
         rule("decide", [direction(Direction::Reply), goto("reply_way")]),
     ];
+    rules.extend(accepted(marks, plan.recheck));
     for family in Family::BOTH {
         rules.push(from_known("decide", family, End::Source, "egress", "divert"));
         rules.push(from_known("decide", family, End::Destination, "ingress", "divert"));
@@ -114,13 +117,26 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
     rules
 }
 
+/// Connections that were accepted, with their related ICMP. With `recheck`: but none of an address that a change touched;
+/// its packets come up until the labels are in order again. Without, as nearly always, that costs nothing.
+pub(crate) fn accepted(marks: &Marks, recheck: bool) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::BOTH.into_iter().filter(|_| recheck) {
+        for end in [End::Source, End::Destination] {
+            rules.push(rule("accepted", [address_in(family, end, &format!("recheck{}", family.digit())), back()]));
+        }
+    }
+    rules.push(rule("accepted", [label(marks.label_bits(), true), accept()]));
+    rules.push(rule("accepted", [connection_mark(marks.connection), accept()]));
+    rules
+}
+
 /// Pods' packets to the node itself: only the pod's egress, only what the pod began, and never remembered (IPVS passes
 /// here before the real destination is known).
 pub(crate) fn judge_input(marks: &Marks) -> Vec<Rule> {
     let mut rules = vec![
         rule("judge_input", [set_mark(marks.field(), 0)]),
-        rule("judge_input", [label(marks.label_bits(), true), accept()]),
-        rule("judge_input", [connection_mark(marks.connection), accept()]),
+        rule("judge_input", [jump("accepted")]),
         rule("judge_input", [state(INVALID, true), goto("invalid")]),
         // The node began it, and a node may always talk to its pods.
         rule("judge_input", [direction(Direction::Reply), back()]),
@@ -220,6 +236,7 @@ mod tests {
             native_queue: true,
             udp_prerouting: true,
             judge_input: true,
+            recheck: true,
         };
         assert!(rules(&plan).iter().all(|rule| REGULAR.contains(&rule.chain)));
     }

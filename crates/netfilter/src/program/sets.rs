@@ -102,6 +102,20 @@ pub(crate) fn empty_open(transaction: &mut Transaction) {
     }
 }
 
+/// Adds addresses to those that are judged whatever is remembered.
+pub(crate) fn add_recheck(transaction: &mut Transaction, addresses: &[IpAddr]) {
+    for family in Family::BOTH {
+        let of_family = addresses.iter().filter(|a| family_of(a) == family);
+        let elements = of_family.map(|a| element(octets(*a), SetElementFlags::empty())).collect();
+        add(transaction, &format!("recheck{}", family.digit()), elements);
+    }
+}
+
+/// Takes all of those out.
+pub(crate) fn empty_recheck(transaction: &mut Transaction) {
+    Family::BOTH.iter().for_each(|family| flush(transaction, &format!("recheck{}", family.digit())));
+}
+
 /// Makes `ranges` the pod ranges.
 pub(crate) fn replace_ranges(transaction: &mut Transaction, ranges: &[IpNet]) {
     for family in Family::BOTH {

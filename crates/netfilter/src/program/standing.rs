@@ -32,9 +32,14 @@ pub(crate) struct Standing {
     chains: Vec<Chain>,
     rules: Vec<(String, u64)>,
     sets: Vec<(String, u64)>,
+    /// How many rules there are in the chain `accepted`.
+    pub accepted: usize,
     /// The bits that its rules use, if they say so.
     pub marks: Option<Marks>,
 }
+
+/// The chain whose rules come and go, of which only the number is told.
+const CHANGEABLE: &str = "accepted";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Chain {
@@ -48,7 +53,7 @@ impl Standing {
     /// Reads the table; `None` if there is none.
     pub(crate) fn read(channel: &mut Channel) -> Result<Option<Self>, Error> {
         let Some(table) = table_handle(channel)? else { return Ok(None) };
-        let mut standing = Self { table, chains: vec![], rules: vec![], sets: vec![], marks: None };
+        let mut standing = Self { table, chains: vec![], rules: vec![], sets: vec![], accepted: 0, marks: None };
         let get = inet(NfTablesMessage::GetChain(ChainMessage { attributes: vec![] }));
         list(channel, "list our chains", get, &mut |item| match item {
             None => standing.chains.clear(),
@@ -60,11 +65,18 @@ impl Standing {
         let filter = vec![RuleAttribute::Table(TABLE.into())];
         let get = inet(NfTablesMessage::GetRule(RuleMessage { attributes: filter }));
         list(channel, "list our rules", get, &mut |item| match item {
-            None => standing.rules.clear(),
+            None => {
+                standing.rules.clear();
+                standing.accepted = 0;
+            }
             Some(item) => {
                 let comment = attribute(item, NFTA_RULE_USERDATA).and_then(|data| data.get(2..)).map(text);
                 standing.marks = standing.marks.or(comment.and_then(parse_comment));
-                standing.rules.extend((|| Some((name(item, NFTA_RULE_CHAIN)?, handle(item, NFTA_RULE_HANDLE)?)))());
+                let rule = (|| Some((name(item, NFTA_RULE_CHAIN)?, handle(item, NFTA_RULE_HANDLE)?)))();
+                match rule {
+                    Some((chain, _)) if chain == CHANGEABLE => standing.accepted += 1,
+                    rule => standing.rules.extend(rule),
+                }
             }
         })?;
         let filter = vec![SetAttribute::Table(TABLE.into())];
