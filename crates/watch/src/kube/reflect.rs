@@ -88,6 +88,8 @@ pub(super) struct Reflector<S> {
     broken: Option<SystemTime>,
     /// Told as failing.
     failing: bool,
+    /// Told as absent.
+    missing: bool,
     /// What tells this cluster from another.
     world: Option<String>,
 }
@@ -159,8 +161,8 @@ impl<S: Sink> Reflector<S> {
     pub(super) fn new(target: Target, sink: S, connection: Arc<Connection>, installs: watch::Receiver<u64>) -> Self {
         let backoff = Backoff::new(connection.timing());
         let streams = connection.timing().stream_lists;
-        let (expected, broken, failing, world) = (None, None, false, None);
-        Self { target, sink, connection, installs, backoff, expected, streams, broken, failing, world }
+        let (expected, broken, failing, missing, world) = (None, None, false, false, None);
+        Self { target, sink, connection, installs, backoff, expected, streams, broken, failing, missing, world }
     }
 
     /// Follows the resource for ever.
@@ -180,7 +182,8 @@ impl<S: Sink> Reflector<S> {
 
     /// Lists and watches. `Ok`: to be listed anew.
     async fn follow(&mut self) -> Result<(), Failure> {
-        if !self.failing {
+        // A look for what may not be there is no news, nor is one more try.
+        if !self.failing && !self.missing {
             self.sink.state(State::Listing).await;
         }
         self.world = self.identity().await?;
@@ -463,7 +466,7 @@ impl<S: Sink> Reflector<S> {
     async fn absent(&mut self) {
         self.sink.begin_list();
         self.sink.end_list(Instant::now()).await;
-        (self.broken, self.failing) = (None, false);
+        (self.broken, self.failing, self.missing) = (None, false, true);
         self.sink.state(State::Absent).await;
         let hopeful = self.expected.is_some_and(|until| Instant::now() < until);
         let wait = if hopeful { self.backoff.wait(None) } else { jittered(self.connection.timing().poll) };
@@ -479,13 +482,13 @@ impl<S: Sink> Reflector<S> {
     }
 
     async fn live(&mut self) {
-        (self.broken, self.failing) = (None, false);
+        (self.broken, self.failing, self.missing) = (None, false, false);
         self.sink.state(State::Live).await;
     }
 
     /// Tells a failure, and waits before the next try.
     async fn fail(&mut self, failure: &Failure) {
-        self.failing = true;
+        (self.failing, self.missing) = (true, false);
         let since = *self.broken.get_or_insert_with(SystemTime::now);
         let forbidden = failure.reason == Reason::Forbidden;
         self.sink.state(State::Failing { since, why: &failure.why, forbidden }).await;

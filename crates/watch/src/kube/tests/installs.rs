@@ -83,6 +83,14 @@ async fn without_permission_to_watch_definitions_new_kinds_are_asked_for() {
     server.state().resources.get_mut(DEFINITIONS).unwrap().forbidden = true;
     let mut world = World::synced(&server).await;
     assert_eq!(world.problems, []);
+    world.until("absent", |world| world.fresh[RESOURCE] == FreshState::Absent).await;
+    let asked = server.state().count(ADMIN);
+    server.until("looks", |state| state.count(ADMIN) > asked + 2).await;
+    while let Ok(event) = world.events.try_recv() {
+        let Event::Freshness(all) = event else { continue };
+        let state = all.into_iter().find(|fresh| fresh.resource == RESOURCE).unwrap().state;
+        assert_eq!(state, FreshState::Absent, "a look that finds nothing is no news");
+    }
     server.install();
     server.put(ADMIN, admin_policy("polled"));
     world.until_names("polled").await;
