@@ -28,6 +28,15 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The value that this share of the values does not exceed (nearest rank): 0.0 gives the least, 1.0 the greatest. NaN of
+/// nothing.
+pub fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+}
+
 /// How `side` compares with `base`, measured in pairs: the median of the pairs' ratios, with the 95 % percentile
 /// interval of a bootstrap over the pairs (Efron 1979). The same pairs always give the same interval.
 ///
@@ -63,6 +72,13 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert!(median(&[]).is_nan());
+    }
+
+    #[test]
+    fn quantiles_are_values_that_were_measured() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.9, 0.99, 1.0].map(|share| quantile(&values, share)), [1.0, 100.0, 180.0, 198.0, 200.0]);
+        assert!(quantile(&[], 0.5).is_nan());
     }
 
     #[test]

@@ -1,0 +1,253 @@
+//! How long a policy's change takes: from before its write request is sent to the first packet judged by it.
+//!
+//! A client pod sends datagrams to a server pod of the same node, each a flow of its own (so that nothing remembered
+//! decides it), some four a millisecond, from shortly before a change until shortly after its effect. The changes go
+//! round: a policy that isolates the server is created, changed to let the client in, changed back, deleted.
+
+use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::{MsgFlags, SockaddrIn, sendto};
+use podgate_bench::rng::Rng;
+use podgate_sandbox::{Packet, Pod, PodOptions};
+use serde_json::{Value, json};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::agent::Node;
+use crate::api::Api;
+use crate::load;
+
+/// The namespace of the two pods.
+const NAMESPACE: &str = "probe";
+const POLICY: &str = "probe";
+const PORT: u16 = 9000;
+/// Between two datagrams; a sleep adds some 60 µs to it.
+const PACE: Duration = Duration::from_micros(200);
+/// From the first datagram to the request: the old verdict has to be seen.
+const BEFORE: Duration = Duration::from_millis(5);
+/// So long nothing may arrive for a deny to be taken for one, and so long it goes on after an accept.
+const AFTER: Duration = Duration::from_millis(30);
+/// How long a change may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Source ports are used in turn: none comes again before its flow is forgotten.
+const SOURCES: std::ops::Range<u16> = 2_000..62_000;
+
+/// The round of changes, and what each makes of the client's datagrams.
+const ROUND: [(&str, bool); 4] =
+    [("created: deny", false), ("changed: allow", true), ("changed: deny", false), ("deleted: allow", true)];
+
+/// The two pods, and their traffic.
+pub(crate) struct Probe {
+    client: Pod,
+    server: Pod,
+    arrived: Receiver<(u64, Instant)>,
+    socket: Socket,
+    sequence: u64,
+    events: UnboundedReceiver<Instant>,
+}
+
+/// One change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    /// Which of the round.
+    pub(crate) kind: &'static str,
+    /// From before the request was sent to the first datagram judged by it: when an allowed one arrived, when a denied
+    /// one was sent.
+    pub(crate) judged: Duration,
+    /// To the API server's answer.
+    pub(crate) answered: Duration,
+    /// To the event on a watch of ours.
+    pub(crate) watched: Duration,
+    /// Datagrams after the first that had the old verdict still: another worker's, or lost.
+    pub(crate) stragglers: usize,
+}
+
+impl Probe {
+    /// Makes the pods on the node and in the API server. The agent knows them soon after.
+    pub(crate) fn new(node: &Node, api: &Api, runtime: &Runtime) -> Result<Self> {
+        let pod = |name: &str, last: u8| {
+            let address = std::net::Ipv4Addr::from(u32::from(crate::world::pod_range(0)) + u32::from(last));
+            node.host.pod(PodOptions::new(&format!("{NAMESPACE}/{name}")).label("app", name).address(address))
+        };
+        let (client, server) = (pod("client", 250)?, pod("server", 251)?);
+        let events = runtime.block_on(async {
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
+            load::namespace(api, NAMESPACE, &object).await?;
+            for pod in [&client, &server] {
+                create(api, node, pod).await?;
+            }
+            api.arrivals(&load::policies(NAMESPACE)).await
+        })?;
+        let sink = server.netns().run(|| UdpSocket::bind(("0.0.0.0", PORT)))?;
+        let (arrival, arrived) = mpsc::channel();
+        std::thread::Builder::new().name("arrivals".to_owned()).spawn(move || {
+            let mut data = [0; 64];
+            while let Ok(length) = sink.recv(&mut data) {
+                let now = Instant::now();
+                let Ok(number) = data[..length].try_into().map(u64::from_be_bytes) else { continue };
+                if arrival.send((number, now)).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let socket = client.netns().run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))))?;
+        socket.set_header_included_v4(true).context("a raw socket that takes whole packets")?;
+        Ok(Probe { client, server, arrived, socket, sequence: 0, events })
+    }
+
+    /// Makes so many changes and times them. Ends with the policy deleted.
+    pub(crate) fn run(&mut self, api: &Api, runtime: &Runtime, changes: usize) -> Result<Vec<Change>> {
+        let mut rng = Rng::new(changes as u64);
+        self.await_open()?;
+        let mut all = Vec::new();
+        for at in 0..changes.next_multiple_of(ROUND.len()) {
+            // Changes come at any time of whatever goes on periodically.
+            std::thread::sleep(Duration::from_millis(40 + rng.below(60) as u64));
+            let (kind, allow) = ROUND[at % ROUND.len()];
+            all.push(self.change(api, runtime, at, kind, allow).with_context(|| format!("change {at} ({kind})"))?);
+        }
+        Ok(all)
+    }
+
+    /// The client reaches the server: the agent knows that both are pods that nothing isolates.
+    fn await_open(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.send()?;
+            match self.arrived.recv_timeout(Duration::from_millis(20)) {
+                Ok(_) => return Ok(()),
+                Err(_) => ensure!(Instant::now() < deadline, "the client does not reach the server without a policy"),
+            }
+        }
+    }
+
+    fn change(&mut self, api: &Api, runtime: &Runtime, at: usize, kind: &'static str, allow: bool) -> Result<Change> {
+        while self.arrived.try_recv().is_ok() {}
+        while self.events.try_recv().is_ok() {}
+        let first = self.sequence;
+        let stop = AtomicBool::new(false);
+        // Fields apart: one thread sends while this one listens.
+        let (socket, ends) = (&self.socket, (self.client.v4(), self.server.v4()));
+        let (sent, (begin, answered, arrivals)) = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| send_until(socket, ends, first, &stop));
+            let outcome = (|| {
+                std::thread::sleep(BEFORE);
+                let begin = Instant::now();
+                runtime.block_on(request(api, at))?;
+                let answered = begin.elapsed();
+                Ok::<_, anyhow::Error>((begin, answered, await_verdict(&self.arrived, begin, allow)?))
+            })();
+            stop.store(true, Ordering::Release);
+            let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            Ok::<_, anyhow::Error>((sent?, outcome?))
+        })?;
+        self.sequence = first + sent.len() as u64;
+        let mut arrived = vec![None; sent.len()];
+        arrivals.into_iter().chain(self.arrived.try_iter()).for_each(|(number, when)| {
+            if let Some(slot) = number.checked_sub(first).and_then(|n| arrived.get_mut(n as usize)) {
+                *slot = Some(when);
+            }
+        });
+        let new =
+            arrived.iter().zip(&sent).position(|(a, _)| a.is_some() == allow).context("no datagram met the change")?;
+        let judged = if allow { arrived[new].unwrap_or(begin) } else { sent[new] };
+        ensure!(
+            sent[new] >= begin,
+            "a datagram sent before the change met its verdict: it was not the old one, or was lost"
+        );
+        // The last few may be on their way still.
+        let settled = sent.len().saturating_sub(8).max(new);
+        let stragglers = arrived[new..settled].iter().filter(|a| a.is_some() != allow).count();
+        let watched = self.events.try_recv().map_or(Duration::ZERO, |when| when.saturating_duration_since(begin));
+        Ok(Change { kind, judged: judged - begin, answered, watched, stragglers })
+    }
+
+    fn send(&mut self) -> Result<()> {
+        self.sequence += 1;
+        Ok(send_one(&self.socket, (self.client.v4(), self.server.v4()), self.sequence - 1)?)
+    }
+}
+
+/// Collects what arrives until the verdict is clear, and a little longer.
+fn await_verdict(arrived: &Receiver<(u64, Instant)>, begin: Instant, allow: bool) -> Result<Vec<(u64, Instant)>> {
+    let mut all = Vec::new();
+    let deadline = begin + PATIENCE;
+    loop {
+        match arrived.recv_timeout(AFTER) {
+            Ok(arrival) => all.push(arrival),
+            Err(RecvTimeoutError::Timeout) if !allow => return Ok(all),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => bail!("nobody listens any more"),
+        }
+        let first = all.iter().map(|(_, when)| *when).find(|when| *when >= begin);
+        if allow && first.is_some_and(|first| first.elapsed() >= AFTER) {
+            return Ok(all);
+        }
+        ensure!(Instant::now() < deadline, "the change is without effect after {} s", PATIENCE.as_secs());
+    }
+}
+
+/// The `at`-th request of the round.
+async fn request(api: &Api, at: usize) -> Result<()> {
+    let all = load::policies(NAMESPACE);
+    let one = format!("{all}/{POLICY}");
+    let client = json!([{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"protocol": "UDP", "port": PORT}]}]);
+    match at % ROUND.len() {
+        0 => api.create(&all, &policy()).await,
+        1 => api.patch(&one, &json!({"spec": {"ingress": client}})).await,
+        2 => api.patch(&one, &json!({"spec": {"ingress": []}})).await,
+        _ => api.delete(&one).await,
+    }
+}
+
+fn policy() -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": POLICY, "namespace": NAMESPACE},
+        "spec": {"podSelector": {"matchLabels": {"app": "server"}}, "policyTypes": ["Ingress"]},
+    })
+}
+
+async fn create(api: &Api, node: &Node, pod: &Pod) -> Result<()> {
+    let options = pod.options();
+    let (name, ip, host) = (&options.name, pod.v4().to_string(), crate::world::node_address(0).to_string());
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE, "labels": options.labels},
+        "spec": {"nodeName": node.host.name(), "containers": [{"name": "main", "image": "none"}]},
+    });
+    let all = load::pods(NAMESPACE);
+    api.create(&all, &object).await?;
+    let status =
+        json!({"phase": "Running", "hostIP": host, "hostIPs": [{"ip": host}], "podIP": ip, "podIPs": [{"ip": ip}]});
+    api.patch(&format!("{all}/{name}/status"), &json!({"status": status})).await
+}
+
+/// Sends until told to stop; when each was sent.
+fn send_until(
+    socket: &Socket,
+    ends: (std::net::IpAddr, std::net::IpAddr),
+    first: u64,
+    stop: &AtomicBool,
+) -> Result<Vec<Instant>> {
+    let mut sent = Vec::with_capacity(4096);
+    while !stop.load(Ordering::Acquire) {
+        sent.push(Instant::now());
+        send_one(socket, ends, first + sent.len() as u64 - 1)?;
+        std::thread::sleep(PACE);
+    }
+    Ok(sent)
+}
+
+fn send_one(socket: &Socket, (from, to): (std::net::IpAddr, std::net::IpAddr), number: u64) -> std::io::Result<()> {
+    let source = SOURCES.start + (number % SOURCES.len() as u64) as u16;
+    let bytes = Packet::udp(SocketAddr::new(from, source), SocketAddr::new(to, PORT), &number.to_be_bytes()).bytes();
+    let std::net::IpAddr::V4(to) = to else { return Err(std::io::Error::other("an IPv4 address is needed")) };
+    let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
+    sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty())?;
+    Ok(())
+}
