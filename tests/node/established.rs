@@ -1,9 +1,12 @@
 //! Connections that are there already: older than the agent, older than a policy, older than their permission's end.
 
-use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{DENY_WAIT, PATIENCE, Probe};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
-use crate::kit::{LONG, deny_all, pair, policy};
+use podgate_sandbox::ProbeKind::Tcp;
+use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, Probe};
+
+use crate::kit::{LONG, Node, deny_all, pair, policy};
 
 fn web_from_client() -> String {
     policy(
@@ -132,4 +135,77 @@ fn a_busy_connection_outlives_a_restart_of_the_agent() {
     node.write("policy.yaml", &deny_all("shop"));
     node.start(&[]);
     assert!(connection.ping(DENY_WAIT).is_err(), "{}", node.log());
+}
+
+/// Has so many UDP connections tracked and remembered, from one pod to the other.
+fn fill_conntrack(node: &Node, from: &Pod, to: &Pod, entries: u32) {
+    node.netns().sysctl("net.netfilter.nf_conntrack_udp_timeout", "600").expect("set");
+    let tracked = || node.netns().read_sysctl("net.netfilter.nf_conntrack_count").expect("read");
+    let tracked = || tracked().parse::<u32>().expect("a number");
+    let deadline = Instant::now() + 5 * LONG;
+    let ports: Vec<u16> = (1024..=60_000).collect();
+    while tracked() < entries {
+        assert!(Instant::now() < deadline, "{} of {entries} connections", tracked());
+        let socket = from.netns().run(|| UdpSocket::bind("0.0.0.0:0").expect("bound"));
+        for burst in ports.chunks(256) {
+            if tracked() >= entries {
+                break;
+            }
+            for port in burst {
+                // The other pod's "port unreachable" comes back as an error of the next send.
+                let _ = socket.send_to(b"x", SocketAddr::new(to.v4(), *port));
+            }
+            // Each look is a request, and the pace: what a full queue drops leaves no connection behind.
+            node.metric("podgate_packets_total{verdict=\"accept\"}");
+        }
+    }
+}
+
+#[test]
+fn a_large_conntrack_table_does_not_delay_a_revocation() {
+    let number = |name: &str, default| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
+    let (entries, times) = (number("PODGATE_ENTRIES", 5_000), number("PODGATE_REVOCATIONS", 5));
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    let open = policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, ingress: [{}]}");
+    let closed = policy(
+        "web",
+        "shop",
+        "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: UDP, port: 1, endPort: 65535}]}]}",
+    );
+    node.write("policy.yaml", &open);
+    node.start(&[]);
+    fill_conntrack(&node, &client, &web, entries);
+    let (mut cuts, mut cleaned) = (Vec::new(), Vec::new());
+    for _ in 0..times {
+        let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
+        connection.ping(PATIENCE).expect("permitted");
+        let revoked = node.metric("podgate_revoked_connections_total");
+        let begun = Instant::now();
+        node.write("policy.yaml", &closed);
+        std::thread::scope(|scope| {
+            let in_order = scope.spawn(|| {
+                node.await_metric("podgate_revoked_connections_total", revoked + 1.0);
+                begun.elapsed()
+            });
+            let mut last = begun;
+            while connection.ping(Duration::from_millis(150)).is_ok() {
+                last = Instant::now();
+                assert!(begun.elapsed() < LONG, "it goes on\n{}", node.log());
+            }
+            cuts.push(last - begun);
+            cleaned.push(in_order.join().expect("they get in order"));
+        });
+        connection.reset();
+        node.apply("policy.yaml", &open);
+    }
+    cuts.sort();
+    cleaned.sort();
+    let middle = cuts.len() / 2;
+    println!(
+        "{entries} connections, {times} revocations: cut after {:?} (median), {:?} (longest); labels in order after {:?}",
+        cuts[middle],
+        cuts[cuts.len() - 1],
+        cleaned[middle]
+    );
+    assert!(cuts[middle] < Duration::from_millis(150), "{cuts:?}");
 }

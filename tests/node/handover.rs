@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use podgate_sandbox::ProbeKind::Tcp;
 use podgate_sandbox::{PATIENCE, Pod, Probe, Server};
 
-use crate::kit::{Node, deny_all, pair, web_on};
+use crate::kit::{LONG, Node, deny_all, pair, web_on};
 use crate::load::{CLOSED, Load, OPEN};
 
 /// New connections a second under which it happens, and how often it does; these variables make more of it.
@@ -31,6 +31,18 @@ fn judged_right(node: &Node, web: &Pod, client: &Pod) {
 
 fn rules(node: &Node) -> String {
     node.command("nft", &["--stateless", "--handle", "list", "table", "inet", "podgate"]).1
+}
+
+/// The rules once no address is rechecked any more. Each look is a command, and the pace.
+fn settled_rules(node: &Node) -> String {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let rules = rules(node);
+        if !rules.contains("@recheck4 return") {
+            return rules;
+        }
+        assert!(Instant::now() < deadline, "{rules}\n{}", node.log());
+    }
 }
 
 #[test]
@@ -67,7 +79,7 @@ fn the_old_agent_writes_nothing_and_its_end_leaves_the_new_ones_rules() {
     // Both follow these changes; only one may write them.
     node.apply("policy.yaml", &deny_all("shop"));
     node.apply("policy.yaml", &web_on("TCP", OPEN));
-    let table = rules(&node);
+    let table = settled_rules(&node);
     old.stop();
     assert_eq!(rules(&node), table);
     node.apply("policy.yaml", &deny_all("shop"));

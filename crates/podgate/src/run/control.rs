@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
-use podgate_engine::{Counters, Flow, NodeOrigin, Port, Publication, RuleId, Snapshot, Verdict, protocol};
-use podgate_netfilter::{BridgeState, Marks, conntrack, ensure_bridged_filtered};
+use podgate_engine::{Counters, Publication, RuleId, Snapshot};
+use podgate_netfilter::{BridgeState, ensure_bridged_filtered};
 use podgate_policy::{Build, Index, Warning};
 use podgate_watch::saved::Recorder;
 use podgate_watch::{Event, Freshness, Problem};
@@ -27,6 +27,7 @@ use super::inputs::{self, End, Input};
 use super::kernel::Kernel;
 use super::owner::Notice;
 use super::plane::Plane;
+use super::revoke::{Judged, Revoker};
 use crate::telemetry;
 use crate::worker::Workers;
 
@@ -40,7 +41,7 @@ pub(crate) fn lock(index: &Mutex<Index>) -> MutexGuard<'_, Index> {
 
 /// Everything the loop moves.
 pub(crate) struct Control {
-    pub(crate) marks: Marks,
+    pub(crate) revoker: Revoker,
     pub(crate) index: SharedIndex,
     pub(crate) publication: Arc<Publication>,
     pub(crate) counters: Arc<Counters>,
@@ -101,6 +102,7 @@ impl Control {
                     Input::RoutesGone(addresses) => self.forget(&addresses, &mut pending),
                     Input::RoutesBack(addresses) => self.recall(&addresses, &mut pending),
                     Input::RulesetChanged(guard) => self.undo_others(guard, plane),
+                    Input::Judged(judged) => self.take_judged(judged, plane),
                     Input::Ownership(notice) => self.take_notice(notice, plane),
                     Input::TryAgain => self.try_again(plane),
                     Input::LooseOver => self.be_strict(),
@@ -166,7 +168,7 @@ impl Control {
     /// What is to be done after a build is in use and the kernel follows it: connections, bridges, telemetry.
     fn settle(&mut self, build: &Build, kernel: &Kernel, pending: Pending) {
         if pending.judge_all || !build.touched.is_empty() || self.news.unjudged.is_some() {
-            self.judge_again(&build.snapshot, kernel);
+            self.judge_again(&build.snapshot, kernel, pending.judge_all);
         }
         self.watch_bridges(kernel);
         self.tell_warnings();
@@ -240,7 +242,7 @@ impl Control {
     fn judge_if_taken(&mut self, taken: Result<bool, podgate_netfilter::Error>, kernel: &mut Kernel) {
         if matches!(taken, Ok(true)) {
             let snapshot = self.publication.current();
-            self.judge_again(&snapshot, kernel);
+            self.judge_again(&snapshot, kernel, true);
         }
         self.wrote(taken.map(drop), kernel);
     }
@@ -254,7 +256,7 @@ impl Control {
         }
         if self.news.unjudged.is_some() {
             let snapshot = self.publication.current();
-            self.judge_again(&snapshot, kernel);
+            self.judge_again(&snapshot, kernel, true);
         }
     }
 
@@ -336,28 +338,24 @@ impl Control {
         }
     }
 
-    /// Takes our label off each connection that this snapshot would not accept: its next packet comes up.
-    fn judge_again(&mut self, snapshot: &Snapshot, kernel: &Kernel) {
+    /// Has each remembered connection judged by this snapshot. With `all` not only what a change touched may be
+    /// forbidden, which nothing else keeps back: not ready until that is over.
+    fn judge_again(&mut self, snapshot: &Arc<Snapshot>, kernel: &Kernel, all: bool) {
         // Its labels are another agent's, and judged by that one.
         if !kernel.is_owner() {
             self.news.unjudged = None;
             return;
         }
-        let mut keep = |tracked: &conntrack::Tracked| {
-            let port = match tracked.port {
-                Some(port) => Port::Number(port),
-                None if protocol::has_ports(tracked.protocol) => Port::Unknown,
-                None => Port::None,
-            };
-            let flow = Flow {
-                source: tracked.source.into(),
-                destination: tracked.destination.into(),
-                protocol: tracked.protocol,
-                port,
-            };
-            snapshot.judge(&flow, NodeOrigin::Forged).verdict() == Verdict::Accept
-        };
-        match conntrack::revoke(&self.marks, &mut keep) {
+        if all && self.news.unjudged.is_none() {
+            let reason = "established connections are being judged again";
+            self.news.unjudged = Some(self.state.readiness.hold(reason));
+        }
+        self.revoker.judge_again(Arc::clone(snapshot), kernel.changes());
+    }
+
+    fn take_judged(&mut self, judged: Judged, plane: &mut Plane<'_>) {
+        let Some(kernel) = &mut plane.kernel else { return };
+        match judged.result {
             Ok(revoked) => {
                 self.news.unjudged = None;
                 self.state.rejudged_connections.inc_by(revoked.looked_at as u64);
@@ -365,12 +363,13 @@ impl Control {
                 if revoked.taken_back > 0 {
                     tracing::info!(connections = revoked.taken_back, "established connections lost their permission");
                 }
+                if let Err(error) = kernel.rechecked(judged.number) {
+                    self.kernel_failed(&error.to_string(), kernel);
+                }
             }
             Err(error) => {
                 self.state.kernel_errors.inc();
-                if self.news.unjudged.is_none() {
-                    tracing::error!(%error, "cannot judge established connections again; trying again every second");
-                }
+                tracing::error!(%error, "cannot judge established connections again; trying again every second");
                 let reason = format!("established connections could not be judged again: {error}");
                 self.news.unjudged = Some(self.state.readiness.hold(reason));
                 self.try_again_later(kernel);

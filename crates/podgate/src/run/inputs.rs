@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, Sender};
 
 use super::owner::Notice;
+use super::revoke::Judged;
 
 /// What the loop waits for.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) enum Input {
     RoutesBack(Vec<IpAddr>),
     /// Somebody else changed our table, as the guard of this number noticed.
     RulesetChanged(u64),
+    /// Established connections have been judged again.
+    Judged(Judged),
     /// News of the agent that owns the table.
     Ownership(Notice),
     /// Time to try once more what failed.

@@ -47,6 +47,10 @@ pub(crate) struct Kernel {
     diverted: Vec<IpNet>,
     /// What is still to be relaxed.
     relaxed: BTreeSet<IpAddr>,
+    /// Changes so far.
+    changes: u64,
+    /// Addresses whose connections the kernel does not remember for the moment, each since which change.
+    rechecked: BTreeMap<IpAddr, u64>,
 }
 
 /// How an agent that ends leaves the table.
@@ -85,6 +89,8 @@ impl Kernel {
             judge_input: first.judge_input,
             diverted: Vec::new(),
             relaxed: BTreeSet::new(),
+            changes: 0,
+            rechecked: BTreeMap::new(),
         };
         kernel.take_in(first);
         kernel.seize(if whole { Wish::Replace } else { Wish::IfAlone })?;
@@ -119,7 +125,7 @@ impl Kernel {
     }
 
     /// Brings the kernel to where the next snapshot is enforced as soon as it is used: more is diverted, nothing
-    /// less. Must come before the publication.
+    /// less, and connections of what is touched come up. Must come before the publication.
     pub(crate) fn tighten(&mut self, build: &Build) -> Result<(), Error> {
         let mut open = Vec::new();
         for (address, next) in &build.exposure {
@@ -145,8 +151,12 @@ impl Kernel {
         let judge_input = (build.judge_input && !self.judge_input).then_some(true);
         // In the books first: should the kernel refuse, all is written anew from them.
         self.judge_input |= build.judge_input;
-        if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
-            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
+        self.changes += 1;
+        if self.is_owner() {
+            self.rechecked.extend(build.touched.iter().map(|address| (*address, self.changes)));
+        }
+        if !open.is_empty() || ranges.is_some() || judge_input.is_some() || !build.touched.is_empty() {
+            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input }, &build.touched)?;
         }
         if let Some(ranges) = ranges {
             self.diverted = ranges;
@@ -167,7 +177,7 @@ impl Kernel {
         let ranges = (wanted != self.diverted).then_some(wanted);
         let judge_input = (!build.judge_input && self.judge_input).then_some(false);
         if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
-            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input })?;
+            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input }, &[])?;
         }
         self.relaxed.clear();
         if let Some(ranges) = ranges {
@@ -175,6 +185,21 @@ impl Kernel {
         }
         self.judge_input = build.judge_input;
         Ok(())
+    }
+
+    /// The number of the latest change.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Labels are in order as of that change: connections of the addresses that none touched since are remembered again.
+    pub(crate) fn rechecked(&mut self, number: u64) -> Result<(), Error> {
+        self.rechecked.retain(|_, since| *since > number);
+        let left: Vec<IpAddr> = self.rechecked.keys().copied().collect();
+        match self.program.as_mut().filter(|program| program.rechecks()).map(|program| program.recheck_only(&left)) {
+            Some(Err(Error::NotOwner)) => self.lost(),
+            other => other.unwrap_or(Ok(())),
+        }
     }
 
     /// Undoes what somebody else did to the table, as the guard of that number noticed; false if that is over, or it
@@ -275,6 +300,8 @@ impl Kernel {
                     self.relaxed.clear();
                     self.ownership.own(program.owner(), replaces);
                     self.program = Some(program);
+                    let rechecked: Vec<IpAddr> = self.rechecked.keys().copied().collect();
+                    self.write(&Update::default(), &rechecked)?;
                     if self.watch()? {
                         return Ok(());
                     }
@@ -306,15 +333,16 @@ impl Kernel {
     /// The table is another's: nothing is written or watched any more.
     fn let_go(&mut self) {
         self.program = None;
+        self.rechecked.clear();
         self.guards += 1;
         if let Some(guard) = self.guard.take() {
             guard.wake();
         }
     }
 
-    /// Makes a change, if the table is this agent's.
-    fn write(&mut self, update: &Update<'_>) -> Result<(), Error> {
-        match self.program.as_mut().map_or(Ok(()), |program| program.apply(update)) {
+    /// Makes a change, if the table is this agent's; connections of `touched` come up from then on.
+    fn write(&mut self, update: &Update<'_>, touched: &[IpAddr]) -> Result<(), Error> {
+        match self.program.as_mut().map_or(Ok(()), |program| program.apply_and_recheck(update, touched)) {
             Err(Error::NotOwner) => self.lost(),
             other => other,
         }

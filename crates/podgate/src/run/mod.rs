@@ -15,6 +15,7 @@ mod kernel;
 mod listen;
 mod owner;
 mod plane;
+mod revoke;
 mod serve;
 mod settings;
 mod source;
@@ -33,6 +34,7 @@ pub(crate) use self::control::{SharedIndex, lock};
 use self::inputs::End;
 use self::kernel::{Kernel, Left};
 use self::plane::Plane;
+use self::revoke::Revoker;
 use self::settings::OnExit;
 pub(crate) use self::settings::RunArgs;
 use crate::status::{self, Gather};
@@ -92,7 +94,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     }
     state.answer_status(move || gather.json());
     let mut control = Control {
-        marks: settings.marks,
+        revoker: Revoker::start(settings.marks, sender.clone())?,
         index,
         publication: Arc::clone(&publication),
         counters: Arc::clone(&counters),
