@@ -23,6 +23,7 @@ func main() {
 		pause.CmdPause,
 		porter.CmdPorter,
 		servehostname.CmdServeHostname,
+		trafficCommand(),
 	)
 	if root.Execute() != nil {
 		os.Exit(1)

@@ -1,0 +1,106 @@
+// Debian's Prometheus with the scrape job and the alerts of deploy/prometheus.
+package scenarios
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"podgate/tests/cluster/kit"
+)
+
+func TestPrometheusScrapesEveryNode(t *testing.T) {
+	w := kit.NewWorld(t)
+	pods := w.Pods(t, "web=n1", "friend=n2", "stranger=n2")
+	web, friend, stranger := pods[0], pods[1], pods[2]
+	w.Apply(t, allowWeb)
+	w.Denies(t, stranger, kit.TCP(web.Four, kit.HTTP))
+	w.Allows(t, friend, kit.TCP(web.Four, kit.HTTP))
+
+	startPrometheus(t, w.Cluster)
+	eventuallyIs(t, `sum(up{job="podgate"})`, func(value float64) bool { return value == 2 })
+	eventuallyIs(t, `count(count by (node) (podgate_build_info))`, func(value float64) bool { return value == 2 })
+	rules := fmt.Sprintf(`podgate_rule_verdicts_total{namespace=%q,policy="allow-web",direction="ingress",%%s}`, w.Namespace)
+	for _, rule := range []string{`rule="0",action="accept"`, `rule="default-deny",action="deny"`} {
+		eventuallyIs(t, "sum("+fmt.Sprintf(rules, rule)+")", func(value float64) bool { return value > 0 })
+	}
+
+	// What is counted afterwards shows too.
+	denied := "sum(" + fmt.Sprintf(rules, `rule="default-deny"`) + ")"
+	before, err := query(denied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.StillDenies(t, stranger, kit.TCP(web.Four, kit.Second))
+	eventuallyIs(t, denied, func(value float64) bool { return value > before })
+}
+
+// startPrometheus runs it with the product's own scrape job, which finds the agents by the API server, and its alerts.
+func startPrometheus(t *testing.T, c *kit.Cluster) {
+	t.Helper()
+	job, err := os.ReadFile(c.File("deploy", "prometheus", "scrape.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const discovery = "  - role: pod\n"
+	if strings.Count(string(job), discovery) != 1 {
+		t.Fatal("deploy/prometheus/scrape.yaml finds agents in another way than this test knows")
+	}
+	config := strings.Replace(string(job), discovery, discovery+"    kubeconfig_file: "+c.Kubeconfig+"\n", 1)
+	config = fmt.Sprintf("global: {scrape_interval: 1s, evaluation_interval: 1s}\nrule_files: [%s]\n",
+		c.File("deploy", "prometheus", "rules.yaml")) + config
+	file := filepath.Join(t.TempDir(), "prometheus.yaml")
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Daemon(t, "prometheus", "--config.file="+file, "--storage.tsdb.path="+t.TempDir(), "--web.listen-address="+prometheus)
+}
+
+// prometheus is its address in the network of the control plane, which is this cluster's alone.
+const prometheus = "127.0.0.1:9090"
+
+func eventuallyIs(t *testing.T, expression string, check func(float64) bool) {
+	t.Helper()
+	kit.Eventually(t, kit.Patience, func() error {
+		value, err := query(expression)
+		if err == nil && !check(value) {
+			err = fmt.Errorf("%s is %v", expression, value)
+		}
+		return err
+	})
+}
+
+// query asks for the value of an expression with one result.
+func query(expression string) (float64, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet,
+		"http://"+prometheus+"/api/v1/query?query="+url.QueryEscape(expression), nil)
+	if err != nil {
+		return 0, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	var answer struct {
+		Error string
+		Data  struct{ Result []struct{ Value []any } }
+	}
+	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+		return 0, err
+	}
+	if len(answer.Data.Result) != 1 || len(answer.Data.Result[0].Value) != 2 {
+		return 0, fmt.Errorf("%s has %d results %s", expression, len(answer.Data.Result), answer.Error)
+	}
+	return strconv.ParseFloat(fmt.Sprint(answer.Data.Result[0].Value[1]), 64)
+}
