@@ -40,7 +40,7 @@ impl ClassMasks {
     #[inline]
     fn places(&self, class: u32) -> [usize; 2] {
         let hash = u64::from(class).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        [hash >> 32, hash & u64::from(u32::MAX)].map(|half| (half * self.lines.len() as u64 >> 32) as usize)
+        [hash >> 32, hash & u64::from(u32::MAX)].map(|half| ((half * self.lines.len() as u64) >> 32) as usize)
     }
 
     /// The masks of these classes together; nothing from those that have none, and from class 0.
@@ -50,10 +50,9 @@ impl ClassMasks {
         for class in classes {
             for place in self.places(class) {
                 let Some(line) = self.lines.get(place) else { continue };
-                for lane in 0..LANES {
+                for ((all, own), mask) in all.iter_mut().zip(line.classes).zip(line.masks) {
                     // Arithmetic, not a condition: the compiler would make eight branches of it.
-                    let same = u32::from(line.classes[lane] == class).wrapping_neg();
-                    all[lane] |= line.masks[lane] & same;
+                    *all |= mask & u32::from(own == class).wrapping_neg();
                 }
             }
         }

@@ -142,8 +142,8 @@ const NEVER: u32 = i32::MAX as u32;
 fn last_at_most(line: &Line, key: u32) -> usize {
     let key = ordered(key) as i32;
     let mut above = [0; 4];
-    for lane in 0..LANES {
-        above[lane % 4] += u32::from(line.0[lane] as i32 > key);
+    for (lane, start) in line.0.iter().enumerate() {
+        above[lane % 4] += u32::from(*start as i32 > key);
     }
     (LANES - 1).wrapping_sub(above.iter().sum::<u32>() as usize) % LANES
 }

@@ -13,8 +13,10 @@ use crate::Addr;
 #[derive(Debug, Clone)]
 pub(crate) struct Ranges {
     v4: Arc<[(u32, u32)]>,
-    /// How many v4 ranges start below `i << 16`; empty for few ranges, which are searched whole.
+    /// How many v4 ranges start below `i << shift`, some two places a range; empty for few ranges, which are searched
+    /// whole.
     v4_top: Arc<[u32]>,
+    shift: u32,
     v6: Arc<[(u128, u32)]>,
 }
 
@@ -23,21 +25,23 @@ const INDEXED: usize = 64;
 
 impl Ranges {
     pub(crate) fn new() -> Self {
-        Self { v4: Arc::new([]), v4_top: Arc::new([]), v6: Arc::new([]) }
+        Self { v4: Arc::new([]), v4_top: Arc::new([]), shift: 16, v6: Arc::new([]) }
     }
 
     /// Both lists ascending by start.
     pub(crate) fn set(&mut self, v4: Vec<(u32, u32)>, v6: Vec<(u128, u32)>) {
+        // No larger than it pays: a table of all upper halves would push others out of the cache.
+        self.shift = 32 - (v4.len() * 2).next_power_of_two().ilog2().clamp(1, 16);
         self.v4_top = match v4.len() {
             0..INDEXED => Arc::new([]),
             _ => {
-                let mut below = 0;
+                let (mut below, shift) = (0, self.shift);
                 let advance = |i: u64| {
                     below +=
-                        v4.get(below..).unwrap_or_default().iter().take_while(|r| u64::from(r.0) < i << 16).count();
+                        v4.get(below..).unwrap_or_default().iter().take_while(|r| u64::from(r.0) < i << shift).count();
                     below as u32
                 };
-                (0..=1u64 << 16).map(advance).collect()
+                (0..=1u64 << (32 - shift)).map(advance).collect()
             }
         };
         (self.v4, self.v6) = (v4.into(), v6.into());
@@ -48,7 +52,7 @@ impl Ranges {
     pub(crate) fn block(&self, address: Addr) -> u32 {
         match address.as_v4() {
             Some(v4) => {
-                let top = (v4 >> 16) as usize;
+                let top = (v4 >> self.shift) as usize;
                 let (low, high) = match (self.v4_top.get(top), self.v4_top.get(top + 1)) {
                     (Some(low), Some(high)) => (*low as usize, *high as usize),
                     _ => (0, self.v4.len()),
