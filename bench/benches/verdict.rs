@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use nix::time::{ClockId, clock_gettime};
-use podgate_api::Change;
+use podgate_api::{Change, Object, Pod};
 use podgate_bench::flows::{FLOWS, Family, PacketBytes, Scope, flows, packets};
 use podgate_bench::machine;
 use podgate_bench::stats::{self, median};
@@ -34,6 +34,8 @@ const FLAT: f64 = 1.3;
 const ROUNDS: usize = 7;
 /// Flows of the hot figures, a power of two.
 const HOT: usize = 16;
+/// Pods that get another label, one at a time.
+const CHANGES: usize = 101;
 /// Set in the process that builds one index only, to tell its memory.
 const MEMORY_OF: &str = "PODGATE_BENCH_MEMORY_OF";
 
@@ -309,12 +311,38 @@ fn tell_memory(of: &str) -> ExitCode {
     let built = index.build();
     let compile = start.elapsed();
     let (now, peak) = machine::resident();
+    let changes = pod_changes(&mut index, policies);
     let mib = |bytes: u64| bytes as f64 / 1024.0 / 1024.0;
     println!(
-        "applied in {spent:.2?}, built in {compile:.2?}; resident {:.0} MiB more than before, at most {:.0} MiB in all",
+        "applied in {spent:.2?}, built in {compile:.2?}; resident {:.0} MiB more than before, at most {:.0} MiB in all; \
+         one pod's change {:.0} µs (median of {CHANGES}, at most {:.0})",
         mib(now - before),
         mib(peak),
+        median(&changes),
+        changes.iter().copied().fold(0.0, f64::max),
     );
     black_box((index, built));
     ExitCode::SUCCESS
+}
+
+/// Microseconds of processor time that it takes to apply and compile another label of one pod, while the snapshot
+/// before is in use.
+fn pod_changes(index: &mut Index, policies: usize) -> Vec<f64> {
+    let pods = (Cluster { policies, seed: SEED }).objects().filter_map(|object| match object {
+        Object::Pod(pod) => Some(pod),
+        _ => None,
+    });
+    let mut in_use = index.build();
+    let change = |mut pod: Pod| {
+        pod.labels.insert("track".to_owned(), "next".to_owned());
+        let start = spent();
+        index.apply(Change::Apply(Object::Pod(pod)));
+        let next = index.build();
+        let took = spent() - start;
+        in_use = next;
+        took.as_nanos() as f64 / 1000.0
+    };
+    let changes = pods.step_by(PODS / CHANGES).take(CHANGES).map(change).collect();
+    black_box(in_use);
+    changes
 }
