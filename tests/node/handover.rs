@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{PATIENCE, Pod, Probe, Server};
+use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, Probe, Server};
 
 use crate::kit::{LONG, Node, deny_all, pair, web_on};
 use crate::load::{CLOSED, Load, OPEN};
@@ -204,4 +204,21 @@ fn cleaning_up_under_a_living_agent_is_undone_and_said() {
     assert!(ok && said.contains("an agent is running"), "{said}");
     node.await_metric("podgate_kernel_repairs_total", 1.0);
     judged_right(&node, &web, &client);
+}
+
+#[test]
+fn an_agent_that_knows_no_world_leaves_the_table_to_one_that_does_while_that_lives() {
+    let (mut node, web, client, _server) = shop();
+    node.start(&[]);
+    let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    let next = node.launch_in_the_dark(&["--pod-cidr", "10.244.1.0/24", "--pod-cidr", "fd00:10:244:1::/64"]);
+    next.await_line("another agent owns the rules: standing by");
+    judged_right(&node, &web, &client);
+    assert_eq!(node.metric("podgate_owner"), 1.0, "{}", node.log());
+    node.kill();
+    // Better closed than open; what was accepted goes on.
+    next.await_line("the kernel's rules are this agent's");
+    assert!(client.client().open(web.v4(), OPEN, DENY_WAIT).is_err(), "{}", next.log());
+    connection.ping(PATIENCE).expect("it goes on");
 }

@@ -152,6 +152,23 @@ impl Node {
         agent
     }
 
+    /// Starts another agent beside the one that runs, which follows a cluster whose API server does not answer.
+    pub(crate) fn launch_in_the_dark(&mut self, arguments: &[&str]) -> Agent {
+        self.port += 1;
+        let (http, state) = (format!("127.0.0.1:{}", self.port), self.directory().join(".state"));
+        let kubeconfig = self.directory().join(".kubeconfig");
+        let text = "{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: \
+                    'http://127.0.0.1:9'}}], users: [{name: u, user: {}}], contexts: [{name: c, context: {cluster: c, \
+                    user: u}}]}";
+        std::fs::write(&kubeconfig, text).expect("written");
+        let mut command = mortal(binary());
+        command.args(["run", "--node", self.host.name(), "--http", &http]).args(arguments);
+        command.arg("--kubeconfig").arg(kubeconfig).arg("--state-dir").arg(state);
+        let agent = Agent::watch(self.netns(), command).on_port(self.port);
+        agent.await_line("listening");
+        agent
+    }
+
     /// Starts another agent and waits until it is ready; the one before is returned, and is no longer the node's.
     pub(crate) fn hand_over(&mut self, arguments: &[&str]) -> Agent {
         let next = self.launch_another(arguments);
@@ -261,6 +278,11 @@ impl Agent {
 
     fn spawn(netns: &Netns, directory: &Path, arguments: &[&str], mut command: std::process::Command) -> Self {
         command.args(["run", "--manifests"]).arg(directory).args(arguments);
+        Self::watch(netns, command)
+    }
+
+    /// Starts a command that is an agent, and reads its log.
+    fn watch(netns: &Netns, mut command: std::process::Command) -> Self {
         // The path of the agent's socket is the machine's, of which the nodes here are many.
         command
             .env("PODGATE_LOG", "podgate=debug,info")

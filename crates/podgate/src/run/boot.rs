@@ -65,6 +65,11 @@ impl Boot {
         self.phase == Phase::Over
     }
 
+    /// Whether a world is in force, be it a saved one: closed ranges are none to judge established connections by.
+    pub(crate) fn has_world(&self) -> bool {
+        self.phase != Phase::Unknown
+    }
+
     /// Whether changes are to be enforced as they come.
     pub(crate) fn enforces(&self) -> bool {
         matches!(self.phase, Phase::Over | Phase::Restored { alone: true })

@@ -240,7 +240,7 @@ impl Control {
     }
 
     fn judge_if_taken(&mut self, taken: Result<bool, podgate_netfilter::Error>, kernel: &mut Kernel) {
-        if matches!(taken, Ok(true)) {
+        if matches!(taken, Ok(true)) && self.boot.has_world() {
             let snapshot = self.publication.current();
             self.judge_again(&snapshot, kernel, true);
         }
