@@ -56,6 +56,15 @@ cluster-up: setup-cluster ## two real nodes in namespaces, with nothing on them 
 cluster-down: ## ends that cluster
 	tests/cluster/down
 
+.PHONY: cluster-test
+cluster-test: setup-cluster image ## podgate in clusters of their own: pods routed, then on a bridge (root)
+	tests/cluster/with tests/cluster/scenario -test.skip OnBridge
+	CNI=bridge PROXY_MODE=iptables tests/cluster/with tests/cluster/scenario -test.run 'OnBridge|Policy|Service|NodePort|Probes'
+
+.PHONY: conformance
+conformance: setup-cluster image ## upstream's NetworkPolicy suite in a cluster of its own; PARALLEL=4 FOCUS=regexp (root)
+	tests/cluster/with tests/cluster/conformance
+
 .PHONY: image
 image: ## the container image, from scratch with the static binary: target/image/podgate.tar (root)
 	@tests/setup gcc libc6-dev binutils buildah

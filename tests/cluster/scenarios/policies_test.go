@@ -57,8 +57,8 @@ func TestPolicyTakesEffectAndIsCounted(t *testing.T) {
 		w.Allows(t, friend, kit.TCP(address, kit.HTTP))
 		w.Allows(t, friend, kit.UDP(address, kit.UDPPort))
 	}
-	countsGrow(t, w, "n1", `rule="0"`, func() { w.Allows(t, friend, kit.TCP(web.Four, kit.HTTP)) })
-	countsGrow(t, w, "n1", `rule="default-deny"`, func() { w.StillDenies(t, stranger, kit.TCP(web.Four, kit.HTTP)) })
+	countsGrow(t, w, "n1", "0", func() { w.Allows(t, friend, kit.TCP(web.Four, kit.HTTP)) })
+	countsGrow(t, w, "n1", "default-deny", func() { w.StillDenies(t, stranger, kit.TCP(web.Four, kit.HTTP)) })
 
 	// A label of a pod is part of the world as much as a policy is.
 	w.Kubectl(t, "", "label", "--namespace", w.Namespace, "--overwrite", "pod/stranger", "app=friend")
@@ -77,7 +77,8 @@ func countsGrow(t *testing.T, w *kit.World, node, rule string, act func()) {
 	t.Helper()
 	count := func() (float64, error) {
 		return w.Agent(node).Metric("podgate_rule_verdicts_total",
-			fmt.Sprintf("namespace=%q", w.Namespace), `policy="allow-web"`, `direction="ingress"`, rule)
+			fmt.Sprintf("namespace=%q", w.Namespace), `policy="allow-web"`,
+			fmt.Sprintf("rule=\"networkpolicy/%s/allow-web/ingress/%s\"", w.Namespace, rule))
 	}
 	before, err := count()
 	if err != nil {

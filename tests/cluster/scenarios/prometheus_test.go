@@ -28,13 +28,15 @@ func TestPrometheusScrapesEveryNode(t *testing.T) {
 	startPrometheus(t, w.Cluster)
 	eventuallyIs(t, `sum(up{job="podgate"})`, func(value float64) bool { return value == 2 })
 	eventuallyIs(t, `count(count by (node) (podgate_build_info))`, func(value float64) bool { return value == 2 })
-	rules := fmt.Sprintf(`podgate_rule_verdicts_total{namespace=%q,policy="allow-web",direction="ingress",%%s}`, w.Namespace)
-	for _, rule := range []string{`rule="0",action="accept"`, `rule="default-deny",action="deny"`} {
-		eventuallyIs(t, "sum("+fmt.Sprintf(rules, rule)+")", func(value float64) bool { return value > 0 })
+	verdicts := func(rule string) string {
+		return fmt.Sprintf(`sum(podgate_rule_verdicts_total{namespace=%q,rule="networkpolicy/%s/allow-web/ingress/%s"})`, w.Namespace, w.Namespace, rule)
+	}
+	for _, rule := range []string{"0", "default-deny"} {
+		eventuallyIs(t, verdicts(rule), func(value float64) bool { return value > 0 })
 	}
 
 	// What is counted afterwards shows too.
-	denied := "sum(" + fmt.Sprintf(rules, `rule="default-deny"`) + ")"
+	denied := verdicts("default-deny")
 	before, err := query(denied)
 	if err != nil {
 		t.Fatal(err)
