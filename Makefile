@@ -80,6 +80,10 @@ deploy-test: setup-test image ## what deploy/ has: manifests, chart, image, conf
 bench: setup-demo ## one verdict (criterion), then the packet path in network namespaces
 	bench/run
 
+.PHONY: bench-scale
+bench-scale: setup-cluster ## 10,000 and 100,000 pods in a real API server: start, memory, processor, time of a change (root)
+	bench/scale/run $(SCALE_ARGS)
+
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (installs cargo-deny)
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

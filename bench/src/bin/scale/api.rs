@@ -73,7 +73,7 @@ impl Api {
 
     /// When each event of a watch comes; those for what is there already come first.
     pub(crate) async fn arrivals(&self, path: &str) -> Result<mpsc::UnboundedReceiver<Instant>> {
-        let path = format!("{path}?watch=true");
+        let path = format!("{path}?watch=true&resourceVersion=0");
         let answer = self.0.send(Request::get(&path).body(Body::empty())?).await?;
         let status = answer.status();
         if !status.is_success() {

@@ -4,9 +4,9 @@
 //! decides it), some four a millisecond, from shortly before a change until shortly after its effect. The changes go
 //! round: a policy that isolates the server is created, changed to let the client in, changed back, deleted.
 
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ const PACE: Duration = Duration::from_micros(200);
 const BEFORE: Duration = Duration::from_millis(5);
 /// So long nothing may arrive for a deny to be taken for one, and so long it goes on after an accept.
 const AFTER: Duration = Duration::from_millis(30);
+/// So many datagrams must have been sent meanwhile, however busy the machine is.
+const MISSED: u64 = 20;
 /// How long a change may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Source ports are used in turn: none comes again before its flow is forgotten.
@@ -44,10 +46,9 @@ const ROUND: [(&str, bool); 4] =
 
 /// The two pods, and their traffic.
 pub(crate) struct Probe {
-    client: Pod,
-    server: Pod,
+    _pods: [Pod; 2],
+    wire: Wire,
     arrived: Receiver<(u64, Instant)>,
-    socket: Socket,
     sequence: u64,
     events: UnboundedReceiver<Instant>,
 }
@@ -72,7 +73,7 @@ impl Probe {
     /// Makes the pods on the node and in the API server. The agent knows them soon after.
     pub(crate) fn new(node: &Node, api: &Api, runtime: &Runtime) -> Result<Self> {
         let pod = |name: &str, last: u8| {
-            let address = std::net::Ipv4Addr::from(u32::from(crate::world::pod_range(0)) + u32::from(last));
+            let address = Ipv4Addr::from(u32::from(crate::world::pod_range(0)) + u32::from(last));
             node.host.pod(PodOptions::new(&format!("{NAMESPACE}/{name}")).label("app", name).address(address))
         };
         let (client, server) = (pod("client", 250)?, pod("server", 251)?);
@@ -96,9 +97,8 @@ impl Probe {
                 }
             }
         })?;
-        let socket = client.netns().run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))))?;
-        socket.set_header_included_v4(true).context("a raw socket that takes whole packets")?;
-        Ok(Probe { client, server, arrived, socket, sequence: 0, events })
+        let wire = Wire::new(&client, &server)?;
+        Ok(Probe { _pods: [client, server], wire, arrived, sequence: 0, events })
     }
 
     /// Makes so many changes and times them. Ends with the policy deleted.
@@ -119,7 +119,8 @@ impl Probe {
     fn await_open(&mut self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            self.send()?;
+            self.wire.send(self.sequence)?;
+            self.sequence += 1;
             match self.arrived.recv_timeout(Duration::from_millis(20)) {
                 Ok(_) => return Ok(()),
                 Err(_) => ensure!(Instant::now() < deadline, "the client does not reach the server without a policy"),
@@ -131,19 +132,17 @@ impl Probe {
         while self.arrived.try_recv().is_ok() {}
         while self.events.try_recv().is_ok() {}
         let first = self.sequence;
-        let stop = AtomicBool::new(false);
-        // Fields apart: one thread sends while this one listens.
-        let (socket, ends) = (&self.socket, (self.client.v4(), self.server.v4()));
+        let traffic = Traffic { wire: &self.wire, first, sent: AtomicU64::new(0), stop: AtomicBool::new(false) };
         let (sent, (begin, answered, arrivals)) = std::thread::scope(|scope| {
-            let sender = scope.spawn(|| send_until(socket, ends, first, &stop));
+            let sender = scope.spawn(|| traffic.send());
             let outcome = (|| {
                 std::thread::sleep(BEFORE);
                 let begin = Instant::now();
                 runtime.block_on(request(api, at))?;
                 let answered = begin.elapsed();
-                Ok::<_, anyhow::Error>((begin, answered, await_verdict(&self.arrived, begin, allow)?))
+                Ok::<_, anyhow::Error>((begin, answered, await_verdict(&self.arrived, &traffic, begin, allow)?))
             })();
-            stop.store(true, Ordering::Release);
+            traffic.stop.store(true, Ordering::Release);
             let sent = sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             Ok::<_, anyhow::Error>((sent?, outcome?))
         })?;
@@ -167,22 +166,30 @@ impl Probe {
         let watched = self.events.try_recv().map_or(Duration::ZERO, |when| when.saturating_duration_since(begin));
         Ok(Change { kind, judged: judged - begin, answered, watched, stragglers })
     }
-
-    fn send(&mut self) -> Result<()> {
-        self.sequence += 1;
-        Ok(send_one(&self.socket, (self.client.v4(), self.server.v4()), self.sequence - 1)?)
-    }
 }
 
 /// Collects what arrives until the verdict is clear, and a little longer.
-fn await_verdict(arrived: &Receiver<(u64, Instant)>, begin: Instant, allow: bool) -> Result<Vec<(u64, Instant)>> {
+fn await_verdict(
+    arrived: &Receiver<(u64, Instant)>,
+    traffic: &Traffic<'_>,
+    begin: Instant,
+    allow: bool,
+) -> Result<Vec<(u64, Instant)>> {
     let mut all = Vec::new();
+    let mut next = traffic.first;
     let deadline = begin + PATIENCE;
     loop {
         match arrived.recv_timeout(AFTER) {
-            Ok(arrival) => all.push(arrival),
-            Err(RecvTimeoutError::Timeout) if !allow => return Ok(all),
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(arrival) => {
+                next = next.max(arrival.0 + 1);
+                all.push(arrival);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let sent = traffic.first + traffic.sent.load(Ordering::Acquire);
+                if !allow && sent >= next + MISSED {
+                    return Ok(all);
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => bail!("nobody listens any more"),
         }
         let first = all.iter().map(|(_, when)| *when).find(|when| *when >= begin);
@@ -227,27 +234,50 @@ async fn create(api: &Api, node: &Node, pod: &Pod) -> Result<()> {
     api.patch(&format!("{all}/{name}/status"), &json!({"status": status})).await
 }
 
-/// Sends until told to stop; when each was sent.
-fn send_until(
-    socket: &Socket,
-    ends: (std::net::IpAddr, std::net::IpAddr),
-    first: u64,
-    stop: &AtomicBool,
-) -> Result<Vec<Instant>> {
-    let mut sent = Vec::with_capacity(4096);
-    while !stop.load(Ordering::Acquire) {
-        sent.push(Instant::now());
-        send_one(socket, ends, first + sent.len() as u64 - 1)?;
-        std::thread::sleep(PACE);
-    }
-    Ok(sent)
+/// Where datagrams come from and go to.
+struct Wire {
+    socket: Socket,
+    from: IpAddr,
+    to: Ipv4Addr,
 }
 
-fn send_one(socket: &Socket, (from, to): (std::net::IpAddr, std::net::IpAddr), number: u64) -> std::io::Result<()> {
-    let source = SOURCES.start + (number % SOURCES.len() as u64) as u16;
-    let bytes = Packet::udp(SocketAddr::new(from, source), SocketAddr::new(to, PORT), &number.to_be_bytes()).bytes();
-    let std::net::IpAddr::V4(to) = to else { return Err(std::io::Error::other("an IPv4 address is needed")) };
-    let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
-    sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty())?;
-    Ok(())
+impl Wire {
+    fn new(client: &Pod, server: &Pod) -> Result<Self> {
+        let IpAddr::V4(to) = server.v4() else { bail!("the server has no IPv4 address") };
+        let socket = client.netns().run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))))?;
+        socket.set_header_included_v4(true).context("a raw socket that takes whole packets")?;
+        Ok(Wire { socket, from: client.v4(), to })
+    }
+
+    fn send(&self, number: u64) -> Result<()> {
+        let source = SOURCES.start + (number % SOURCES.len() as u64) as u16;
+        let (from, to) = (SocketAddr::new(self.from, source), SocketAddr::new(self.to.into(), PORT));
+        let bytes = Packet::udp(from, to, &number.to_be_bytes()).bytes();
+        let to = SockaddrIn::from(SocketAddrV4::new(self.to, 0));
+        sendto(self.socket.as_raw_fd(), &bytes, &to, MsgFlags::empty())?;
+        Ok(())
+    }
+}
+
+/// The datagrams of one change.
+struct Traffic<'a> {
+    wire: &'a Wire,
+    first: u64,
+    /// How many were sent.
+    sent: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Traffic<'_> {
+    /// Sends until told to stop; gives when each was sent.
+    fn send(&self) -> Result<Vec<Instant>> {
+        let mut sent = Vec::with_capacity(4096);
+        while !self.stop.load(Ordering::Acquire) {
+            sent.push(Instant::now());
+            self.wire.send(self.first + sent.len() as u64 - 1)?;
+            self.sent.store(sent.len() as u64, Ordering::Release);
+            std::thread::sleep(PACE);
+        }
+        Ok(sent)
+    }
 }
