@@ -1,6 +1,6 @@
 //! Follows a cluster and tells what comes: `cargo run --release -p podgate-watch --example follow -- KUBECONFIG`. For
 //! looking at a source on a real API server: how long until everything is told, in how many events, and the memory
-//! that takes. Ends with Ctrl-C.
+//! that takes; `RUST_LOG=podgate_watch=debug` tells what goes on below, `PAGES=1` lists in pages. Ends with Ctrl-C.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,9 +10,11 @@ use podgate_api::Change;
 use podgate_watch::Event;
 use podgate_watch::kube::{self, Access, Settings};
 use tokio::sync::mpsc;
+use tracing_subscriber::EnvFilter;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
+    tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).init();
     let file = std::env::args_os().nth(1).map(PathBuf::from);
     let mut settings = Settings::new(Access::Kubeconfig { file, context: None });
     settings.timing.stream_lists &= std::env::var_os("PAGES").is_none();

@@ -222,21 +222,23 @@ impl<S: Sink> Reflector<S> {
 
     /// The list as the beginning of the watch: object by object, never a page in memory.
     async fn list_streamed(&mut self) -> Result<(String, Option<Lines>), Failure> {
-        let opened = self.open("", WatchParams::default().initial_events()).await;
-        let mut lines = match opened {
-            // Refused: some API servers only find out while answering that their storage cannot (etcd 3.4: 500,
-            // RequestWatchProgress is disabled).
+        let mut lines = match self.open("", WatchParams::default().initial_events()).await {
             Err(failure) if matches!(failure.reason, Reason::Unsupported | Reason::Refused) => {
-                self.streams = false;
-                return self.list_in_pages().await;
+                return self.list_unstreamed(&failure).await;
             }
             opened => opened?,
         };
         self.sink.begin_list();
         let mut version = String::new();
         loop {
-            let Some(noticed) = lines.fill(self.connection.timing().answer).await? else {
-                return Err(Failure::new(Reason::Connection, "the API server ended a list before it was complete"));
+            let noticed = match lines.fill(self.connection.timing().answer).await {
+                Ok(Some(noticed)) => noticed,
+                Ok(None) => {
+                    let failure = Failure::new(Reason::Connection, "the list ended before it was complete");
+                    return self.list_unstreamed(&failure).await;
+                }
+                Err(failure) if failure.reason == Reason::Silence => return self.list_unstreamed(&failure).await,
+                Err(failure) => return Err(failure),
             };
             while let Some(line) = lines.next() {
                 match self.hear(line, &mut version)? {
@@ -246,14 +248,22 @@ impl<S: Sink> Reflector<S> {
                         self.sink.end_list(noticed).await;
                         return Ok((version, Some(lines)));
                     }
+                    // Some API servers find out only while answering that their store can't stream (etcd 3.4: 500,
+                    // RequestWatchProgress is disabled).
                     Heard::Error(failure) if matches!(failure.reason, Reason::Unsupported | Reason::Refused) => {
-                        self.streams = false;
-                        return self.list_in_pages().await;
+                        return self.list_unstreamed(&failure).await;
                     }
                     Heard::Error(failure) => return Err(failure),
                 }
             }
         }
+    }
+
+    /// A list could not be streamed: from now on they come in pages.
+    async fn list_unstreamed(&mut self, failure: &Failure) -> Result<(String, Option<Lines>), Failure> {
+        tracing::debug!(path = self.target.path, why = failure.why, "lists can't be streamed");
+        self.streams = false;
+        self.list_in_pages().await
     }
 
     /// Watches on and on. `Ok`: the resource is to be listed anew.

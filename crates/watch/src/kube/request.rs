@@ -43,6 +43,8 @@ pub(super) enum Reason {
     Unsupported,
     /// The version asked for is too old.
     Expired,
+    /// The API server has no time now, or is not ready.
+    Busy,
     /// Anything else the API server answered.
     Refused,
     /// The answer is not what an API server says.
@@ -82,7 +84,10 @@ impl Failure {
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::NOT_ACCEPTABLE => {
                 (Reason::Unsupported, "the API server does not understand the request")
             }
-            StatusCode::TOO_MANY_REQUESTS => (Reason::Refused, "the API server is asked too much"),
+            StatusCode::TOO_MANY_REQUESTS => (Reason::Busy, "the API server is asked too much"),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => {
+                (Reason::Busy, "the API server is not ready")
+            }
             _ => (Reason::Refused, "the API server failed"),
         };
         Self::new(reason, format!("{what} ({said})"))

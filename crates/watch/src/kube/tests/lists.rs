@@ -56,12 +56,22 @@ async fn lists_are_streamed_where_the_server_can() {
 
 #[tokio::test]
 async fn lists_come_in_pages_where_the_server_can_not_stream_them() {
-    let server = Server::new().await;
-    server.put(PODS, pod("web", "a"));
-    let mut world = World::of(&server, |settings| settings.timing.stream_lists = true);
-    world.until("synced", |world| world.synced).await;
-    assert_eq!(world.names(), "web=a");
-    assert_eq!(world.problems, []);
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let error = json!({"type": "ERROR", "object": {"kind": "Status", "code": 500, "reason": "InternalError",
+        "message": "the required storage feature RequestWatchProgress is disabled"}});
+    let error = format!("{error}\n");
+    let refused = status(422, "Invalid", "sendInitialEvents is forbidden for watch");
+    let late = format!("{chunked}{:x}\r\n{error}\r\n0\r\n\r\n", error.len());
+    let nothing = format!("{chunked}0\r\n\r\n");
+    for answer in [refused, late, nothing] {
+        let server = Server::new().await;
+        server.put(PODS, pod("web", "a"));
+        server.answer("/pods?&watch=true", &answer);
+        let mut world = World::of(&server, |settings| settings.timing.stream_lists = true);
+        world.until("synced", |world| world.synced).await;
+        assert_eq!((&*world.names(), server.state().count("/pods?&limit=500")), ("web=a", 1), "{answer}");
+        assert!(world.problems.is_empty() && !world.is_failing("pods"));
+    }
 }
 
 #[tokio::test]
