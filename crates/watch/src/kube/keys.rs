@@ -1,77 +1,102 @@
 //! The names of the objects that were told, so that a new list shows which of them are gone. Nothing else of the
-//! objects is kept: 100,000 names take about 7 MB.
+//! objects is kept: 100,000 names take about 9 MB, during a list too.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use podgate_api::{Kind, ObjectKey};
-
-type Names = HashMap<Box<str>, HashSet<Box<str>>>;
 
 /// The objects of one kind that are there, as far as was told.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    here: Names,
-    /// During a list: those of before that it has not shown yet.
-    unseen: Names,
+    namespaces: HashMap<Box<str>, Names>,
+}
+
+/// The names in one namespace, in order. Lists come in that order too, so that most names are added at the end; one
+/// that is not moves the pointers behind it, which takes 100 µs among 100,000.
+#[derive(Debug, Default)]
+struct Names {
+    names: Vec<Box<str>>,
+    /// Of each, whether the list that is being read, or was read last, has it, or it came after that.
+    seen: Vec<bool>,
+}
+
+impl Names {
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        match self.names.last() {
+            Some(last) if **last < *name => Err(self.names.len()),
+            _ => self.names.binary_search_by(|each| (**each).cmp(name)),
+        }
+    }
+
+    /// Takes names that were not seen out, as many as these at most.
+    fn take_unseen(&mut self, most: usize) -> Vec<Box<str>> {
+        let mut gone = Vec::new();
+        let mut seen = self.seen.iter();
+        self.names.retain_mut(|name| {
+            let stays = gone.len() == most || seen.next().is_none_or(|&seen| seen);
+            if !stays {
+                gone.push(std::mem::take(name));
+            }
+            stays
+        });
+        let mut left = gone.len();
+        self.seen.retain(|&seen| {
+            let stays = seen || left == 0;
+            left -= usize::from(!stays);
+            stays
+        });
+        gone
+    }
 }
 
 impl Keys {
     /// Whether the object is known.
     pub(super) fn contains(&self, namespace: &str, name: &str) -> bool {
-        [&self.here, &self.unseen].iter().any(|names| names.get(namespace).is_some_and(|names| names.contains(name)))
+        self.namespaces.get(namespace).is_some_and(|names| names.find(name).is_ok())
     }
 
     /// Takes note that the object is there.
     pub(super) fn insert(&mut self, namespace: &str, name: &str) {
-        if self.here.get(namespace).is_some_and(|names| names.contains(name)) {
-            return;
-        }
-        let name = take(&mut self.unseen, namespace, name).unwrap_or_else(|| name.into());
-        match self.here.get_mut(namespace) {
-            Some(names) => drop(names.insert(name)),
-            None => drop(self.here.insert(namespace.into(), HashSet::from([name]))),
+        let names = match self.namespaces.get_mut(namespace) {
+            Some(names) => names,
+            None => self.namespaces.entry(namespace.into()).or_default(),
+        };
+        match names.find(name) {
+            Ok(at) => names.seen[at] = true,
+            Err(at) => {
+                names.names.insert(at, name.into());
+                names.seen.insert(at, true);
+            }
         }
     }
 
     /// Takes note that the object is gone; whether it was known.
     pub(super) fn remove(&mut self, namespace: &str, name: &str) -> bool {
-        let here = take(&mut self.here, namespace, name).is_some();
-        take(&mut self.unseen, namespace, name).is_some() || here
+        let Some(names) = self.namespaces.get_mut(namespace) else { return false };
+        let Ok(at) = names.find(name) else { return false };
+        names.names.remove(at);
+        names.seen.remove(at);
+        if names.names.is_empty() {
+            self.namespaces.remove(namespace);
+        }
+        true
     }
 
     /// A list begins, perhaps after another that did not come to its end.
     pub(super) fn begin_list(&mut self) {
-        for (namespace, names) in std::mem::take(&mut self.here) {
-            self.unseen.entry(namespace).or_default().extend(names);
-        }
+        self.namespaces.values_mut().for_each(|names| names.seen.fill(false));
     }
 
     /// The list is complete: takes the objects of before that it did not have, a part of them at a time.
     pub(super) fn take_unseen(&mut self, kind: Kind, most: usize) -> Vec<ObjectKey> {
         let mut gone = Vec::new();
-        while gone.len() < most {
-            let Some(namespace) = self.unseen.keys().next().cloned() else { break };
-            let Some(names) = self.unseen.get_mut(&namespace) else { break };
-            let some: Vec<Box<str>> = names.iter().take(most - gone.len()).cloned().collect();
-            for name in some {
-                names.remove(&name);
-                gone.push(ObjectKey { kind, namespace: namespace.clone().into(), name: name.into() });
-            }
-            if names.is_empty() {
-                self.unseen.remove(&namespace);
-            }
-        }
+        self.namespaces.retain(|namespace, names| {
+            let key = |name: Box<str>| ObjectKey { kind, namespace: namespace.to_string(), name: name.into() };
+            gone.extend(names.take_unseen(most - gone.len()).into_iter().map(key));
+            !names.names.is_empty()
+        });
         gone
     }
-}
-
-fn take(names: &mut Names, namespace: &str, name: &str) -> Option<Box<str>> {
-    let of_namespace = names.get_mut(namespace)?;
-    let taken = of_namespace.take(name)?;
-    if of_namespace.is_empty() {
-        names.remove(namespace);
-    }
-    Some(taken)
 }
 
 #[cfg(test)]
@@ -109,6 +134,26 @@ mod tests {
         keys.insert("a", "1");
         assert_eq!(gone(&mut keys, 2).len() + gone(&mut keys, 9).len(), 5);
         assert!(keys.contains("a", "1") && !keys.contains("a", "new"));
+    }
+
+    #[test]
+    fn names_that_come_in_any_order_are_found() {
+        let mut keys = Keys::default();
+        let names: Vec<String> = (0..1000).map(|i| (i * 7919 % 1000).to_string()).collect();
+        names.iter().for_each(|name| keys.insert(["a", "b"][name.len() % 2], name));
+        assert!(names.iter().all(|name| keys.contains(["a", "b"][name.len() % 2], name)));
+        keys.begin_list();
+        names.iter().step_by(2).for_each(|name| keys.insert(["a", "b"][name.len() % 2], name));
+        let mut all = Vec::new();
+        while let gone @ [_, ..] = &keys.take_unseen(Kind::Pod, 64)[..] {
+            assert!(gone.len() <= 64);
+            all.extend(gone.iter().map(|key| key.name.clone()));
+        }
+        all.sort();
+        let mut expected: Vec<_> = names.iter().skip(1).step_by(2).cloned().collect();
+        expected.sort();
+        assert_eq!(all, expected);
+        assert!(names.iter().step_by(2).all(|name| keys.remove(["a", "b"][name.len() % 2], name)));
     }
 
     #[test]
