@@ -75,7 +75,7 @@ pub(crate) struct Side {
 /// What judges.
 enum Judge {
     Nobody,
-    Accept(AcceptAll),
+    Accept(Box<AcceptAll>),
     Podgate { _process: Process, _directory: tempfile::TempDir },
 }
 
@@ -92,8 +92,8 @@ impl Side {
         host.netns().sysctl("net.netfilter.nf_conntrack_udp_timeout", "1")?;
         let judge = match kind {
             Kind::NoPolicy => track(host.netns()).map(|()| Judge::Nobody)?,
-            Kind::AcceptMmsg => Judge::Accept(AcceptAll::start(&host, queues, bind_mmsg)?),
-            Kind::AcceptNfq => Judge::Accept(AcceptAll::start(&host, queues, bind_nfq)?),
+            Kind::AcceptMmsg => Judge::Accept(Box::new(AcceptAll::start(&host, queues, bind_mmsg)?)),
+            Kind::AcceptNfq => Judge::Accept(Box::new(AcceptAll::start(&host, queues, bind_nfq)?)),
             Kind::Podgate(size) => {
                 let directory = tempfile::tempdir()?;
                 manifests::write(directory.path(), &host, [&client, &server], size)?;

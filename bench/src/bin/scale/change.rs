@@ -58,14 +58,14 @@ pub(crate) struct Probe {
 pub(crate) struct Change {
     /// Which of the round.
     pub(crate) kind: &'static str,
-    /// From before the request was sent to the first datagram judged by it: when an allowed one arrived, when a denied
-    /// one was sent.
+    /// From before the request was sent to the first datagram judged by it: when the first allowed one arrived, when the
+    /// one after the last that passed was sent.
     pub(crate) judged: Duration,
     /// To the API server's answer.
     pub(crate) answered: Duration,
     /// To the event on a watch of ours.
     pub(crate) watched: Duration,
-    /// Datagrams after the first that had the old verdict still: another worker's, or lost.
+    /// Datagrams that were denied after one that was allowed, or before the last that was: another worker's, or lost.
     pub(crate) stragglers: usize,
 }
 
@@ -153,16 +153,20 @@ impl Probe {
                 *slot = Some(when);
             }
         });
-        let new =
-            arrived.iter().zip(&sent).position(|(a, _)| a.is_some() == allow).context("no datagram met the change")?;
-        let judged = if allow { arrived[new].unwrap_or(begin) } else { sent[new] };
-        ensure!(
-            sent[new] >= begin,
-            "a datagram sent before the change met its verdict: it was not the old one, or was lost"
-        );
-        // The last few may be on their way still.
-        let settled = sent.len().saturating_sub(8).max(new);
-        let stragglers = arrived[new..settled].iter().filter(|a| a.is_some() != allow).count();
+        // A denied one may have been lost before the change: the first judged anew is the one after the last that passed.
+        let new = match allow {
+            true => arrived.iter().position(Option::is_some),
+            false => Some(arrived.iter().rposition(Option::is_some).map_or(0, |last| last + 1)),
+        };
+        let new = new.filter(|new| *new < sent.len()).context("no datagram met the change")?;
+        // One that was sent before the request can have been judged after it: threads are not always run at once.
+        let judged = arrived[new].unwrap_or(sent[new].max(begin));
+        ensure!(judged >= begin, "a datagram passed before it was allowed");
+        let stragglers = match allow {
+            // The last few may be on their way still.
+            true => arrived[new..sent.len().saturating_sub(8).max(new)].iter().filter(|a| a.is_none()).count(),
+            false => arrived[..new].iter().filter(|a| a.is_none()).count(),
+        };
         let watched = self.events.try_recv().map_or(Duration::ZERO, |when| when.saturating_duration_since(begin));
         Ok(Change { kind, judged: judged - begin, answered, watched, stragglers })
     }

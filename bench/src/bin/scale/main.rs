@@ -234,7 +234,7 @@ impl Stage<'_> {
             None,
         );
         let stragglers = changes.iter().filter(|c| c.stragglers > 0).count();
-        row("… changes with a packet of the old verdict after one of the new", &stragglers.to_string(), None);
+        row("… changes with packets of both verdicts mixed, or lost", &stragglers.to_string(), None);
         Ok(())
     }
 }
