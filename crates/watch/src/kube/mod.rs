@@ -16,6 +16,7 @@
 mod backoff;
 mod board;
 mod connect;
+mod discovery;
 mod installs;
 mod keys;
 mod lines;

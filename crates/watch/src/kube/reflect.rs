@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::backoff::{Backoff, jittered};
 use super::connect::Connection;
+use super::discovery;
 use super::lines::Lines;
 use super::request::{Failure, Reason};
 use super::resources::Presence;
@@ -170,9 +171,12 @@ impl<S: Sink> Reflector<S> {
         loop {
             let Err(failure) = self.follow().await else { continue };
             match failure.reason {
-                Reason::NotFound if self.target.presence == Presence::Installed => self.absent().await,
-                Reason::Forbidden if self.target.presence == Presence::Installed && !self.is_served().await => {
-                    self.absent().await;
+                Reason::NotFound | Reason::Forbidden if self.target.presence == Presence::Installed => {
+                    match discovery::check_absent(&self.connection, &self.target).await {
+                        Ok(()) => self.absent().await,
+                        Err(_) if failure.reason == Reason::Forbidden => self.fail(&failure).await,
+                        Err(why) => self.fail(&why).await,
+                    }
                 }
                 Reason::Expired => self.pause(&failure).await,
                 _ => self.fail(&failure).await,
@@ -441,29 +445,6 @@ impl<S: Sink> Reflector<S> {
         let text = answer.whole(self.connection.timing().answer).await?;
         let found: Found = serde_json::from_slice(&text).map_err(|error| garbled(&error))?;
         Ok(found.items.into_iter().flatten().next().map(|found| found.metadata.uid))
-    }
-
-    /// Whether the API server has the resource at all; yes, where that can't be told.
-    async fn is_served(&self) -> bool {
-        #[derive(Deserialize)]
-        struct Named {
-            name: String,
-        }
-        #[derive(Deserialize)]
-        struct Group {
-            #[serde(default)]
-            resources: Option<Vec<Named>>,
-        }
-        let (path, plural) = &self.target.group;
-        let answer = match self.connection.get(path, JSON).await {
-            Ok(answer) => answer.whole(self.connection.timing().answer).await,
-            Err(failure) => return failure.reason != Reason::NotFound,
-        };
-        let Ok(text) = answer else { return true };
-        match serde_json::from_slice::<Group>(&text) {
-            Ok(group) => group.resources.into_iter().flatten().any(|resource| resource.name == *plural),
-            Err(_) => true,
-        }
     }
 
     fn list_path(&self, params: &ListParams) -> Result<String, Failure> {

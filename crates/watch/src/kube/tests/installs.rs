@@ -119,3 +119,40 @@ async fn a_kind_that_may_not_be_read_and_is_not_there_is_no_trouble() {
     world.until("absent", |world| world.fresh[RESOURCE] == FreshState::Absent).await;
     assert_eq!(world.problems, []);
 }
+
+#[tokio::test]
+async fn a_404_of_somebody_on_the_way_drops_no_policy() {
+    let server = Server::new().await;
+    server.install();
+    server.put(ADMIN, admin_policy("deny"));
+    let mut world = World::synced(&server).await;
+    server.until_watched(ADMIN).await;
+    let page = http(404, "", "<html>no such page</html>\n");
+    for everywhere in [false, true] {
+        server.answer(ADMIN, &page);
+        if everywhere {
+            server.answer("/apis", &page);
+        }
+        server.fault(Fault::End);
+        world.until("failing", |world| matches!(world.fresh[RESOURCE], FreshState::Failing { .. })).await;
+        world.until("live", |world| world.fresh[RESOURCE] == FreshState::Live).await;
+        assert_eq!((world.names().as_str(), world.deleted.len()), ("deny", 0));
+        server.until_watched(ADMIN).await;
+    }
+}
+
+#[tokio::test]
+async fn policies_of_a_version_that_is_served_no_more_stay_and_it_is_told() {
+    let server = Server::new().await;
+    server.install();
+    server.put(ADMIN, admin_policy("deny"));
+    let mut world = World::synced(&server).await;
+    server.until_watched(ADMIN).await;
+    let newer = "/apis/policy.networking.k8s.io/v1beta7/adminnetworkpolicies";
+    server.state().resources.insert(newer, Resource::default());
+    server.remove();
+    server.fault(Fault::End);
+    let told = |state: &FreshState| matches!(state, FreshState::Failing { why, .. } if why.contains("v1beta7"));
+    world.until("the version", |world| told(&world.fresh[RESOURCE])).await;
+    assert_eq!((world.names().as_str(), world.deleted.len()), ("deny", 0));
+}

@@ -1,7 +1,7 @@
 //! An API server in this process, as far as the source can tell: real HTTP on a real socket, its world and its faults
 //! under the test's control.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -309,13 +309,26 @@ fn proper(state: &State, path: &str, query: &BTreeMap<String, String>, token: &s
     if state.needed_token.as_deref().is_some_and(|needed| needed != token) {
         return Some(status(401, "Unauthorized", "Unauthorized"));
     }
+    if path == "/apis" {
+        let versions: BTreeSet<&str> = (state.resources.keys())
+            .filter_map(|path| path.strip_prefix("/apis/policy.networking.k8s.io/")?.split('/').next())
+            .collect();
+        let versions: Vec<_> = (versions.iter())
+            .map(|version| json!({"groupVersion": format!("policy.networking.k8s.io/{version}")}))
+            .collect();
+        let groups = match versions.is_empty() {
+            true => json!([]),
+            false => json!([{"name": "policy.networking.k8s.io", "versions": versions}]),
+        };
+        return Some(http(200, "", &json!({"kind": "APIGroupList", "groups": groups}).to_string()));
+    }
     if let Some(group) = path.strip_prefix("/apis/policy.networking.k8s.io/").filter(|rest| !rest.contains('/')) {
         let served: Vec<_> = (state.resources.keys().filter(|path| path.contains(&format!(".io/{group}/"))))
             .map(|path| json!({"name": path.rsplit('/').next()}))
             .collect();
         return Some(match served.is_empty() {
             true => http(404, "", "404 page not found\n"),
-            false => http(200, "", &json!({"resources": served}).to_string()),
+            false => http(200, "", &json!({"kind": "APIResourceList", "resources": served}).to_string()),
         });
     }
     let Some(resource) = state.resources.get(path) else { return Some(http(404, "", "404 page not found\n")) };
