@@ -45,7 +45,7 @@ node: ## of `unit`, the agent on real packets alone
 # The cluster (tests/cluster). Settings: CLUSTER=name NODES=2 PROXY_MODE=nftables|iptables CNI=ptp|bridge DUAL_STACK=1|0.
 .PHONY: setup-cluster
 setup-cluster: setup-demo
-	@tests/setup openssl nftables iptables conntrack socat ethtool runc containernetworking-plugins containerd etcd prometheus
+	@tests/setup openssl nftables iptables conntrack socat ethtool runc containernetworking-plugins containerd prometheus
 	@tests/cluster/build
 
 .PHONY: cluster-up

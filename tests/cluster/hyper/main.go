@@ -1,5 +1,6 @@
-// Command hyper is the control plane, the kubelet, kube-proxy and kubectl in one binary, chosen by the name it is called by.
-// It holds upstream's own commands and nothing of its own: one link step instead of six.
+// Command hyper is etcd, the control plane, the kubelet, kube-proxy and kubectl in one binary, chosen by the name it is called
+// by.
+// It holds upstream's own commands and nothing of its own: one link step instead of seven.
 package main
 
 import (
@@ -24,6 +25,7 @@ var commands = map[string]func() *cobra.Command{
 	"kube-scheduler":          func() *cobra.Command { return scheduler.NewSchedulerCommand() },
 	"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 	"kube-proxy":              func() *cobra.Command { return proxy.NewProxyCommand() },
+	"etcd":                    newEtcdCommand,
 	"kubectl":                 kubectl.NewDefaultKubectlCommand,
 }
 
@@ -31,7 +33,7 @@ func main() {
 	name := filepath.Base(os.Args[0])
 	command, known := commands[name]
 	if !known {
-		fmt.Fprintf(os.Stderr, "hyper: %q is no component: call it by a link named kube-apiserver, kube-controller-manager, "+
+		fmt.Fprintf(os.Stderr, "hyper: %q is no component: call it by a link named etcd, kube-apiserver, kube-controller-manager, "+
 			"kube-scheduler, kubelet, kube-proxy or kubectl\n", name)
 		os.Exit(2)
 	}

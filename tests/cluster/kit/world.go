@@ -45,6 +45,11 @@ func NewWorld(t *testing.T) *World {
 			t.Errorf("namespace %s stays: %v", w.Namespace, err)
 		}
 	})
+	// No pod is admitted before the controllers have made it.
+	Eventually(t, Patience, func() error {
+		_, err := c.Client.CoreV1().ServiceAccounts(w.Namespace).Get(t.Context(), "default", metav1.GetOptions{})
+		return err
+	})
 	return w
 }
 
