@@ -162,6 +162,11 @@ impl Index {
         self.ranges_dirty = true;
     }
 
+    /// Whether there is a Node object of this name; None where there is none of any name, as where nodes may not be read.
+    pub fn knows_node(&self, name: &str) -> Option<bool> {
+        self.nodes.knows(&self.symbols, name)
+    }
+
     /// Generations go on after this one: what another index compiled is in force already.
     pub fn go_on_from(&mut self, generation: Generation) {
         self.generation = self.generation.max(generation);
@@ -176,7 +181,8 @@ impl Index {
             (self.pod_terms.len(), self.block_terms.len());
         [
             ("strings", self.symbols.len()),
-            ("namespaces", namespaces),
+            // Policies of the cluster tiers have the namespace without a name.
+            ("namespaces", namespaces - usize::from(self.namespaces.find(&self.symbols, "").is_some())),
             ("namespace selectors", namespace_selectors),
             ("nodes", self.nodes.len()),
             ("pods", self.pods.len()),

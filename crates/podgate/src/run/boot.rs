@@ -125,3 +125,39 @@ impl Boot {
 pub(crate) fn moment(at: SystemTime) -> String {
     jiff::Timestamp::try_from(at).map_or_else(|_| "at an unknown time".to_owned(), |t| format!("{t:.0}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use podgate_policy::Locality;
+
+    use super::*;
+
+    fn freshness(state: FreshState) -> [Freshness; 1] {
+        [Freshness { resource: "pods".to_owned(), state }]
+    }
+
+    fn failing() -> FreshState {
+        FreshState::Failing { since: SystemTime::UNIX_EPOCH, why: String::new() }
+    }
+
+    #[test]
+    fn nothing_is_enforced_as_it_comes_before_all_is_told() {
+        let mut boot = Boot::new(BootMode::Open, Index::new(Locality::All));
+        boot.note_freshness(&freshness(failing()));
+        assert!(!boot.enforces());
+        boot.finish();
+        assert!(boot.enforces());
+        assert!(boot.finish().is_none(), "only once");
+    }
+
+    #[test]
+    fn beside_a_saved_world_what_comes_counts_while_the_source_fails_and_only_then() {
+        let mut boot = Boot::new(BootMode::Closed, Index::new(Locality::All));
+        boot.restored();
+        assert!(!boot.enforces() && boot.build().is_none());
+        boot.note_freshness(&freshness(failing()));
+        assert!(boot.enforces() && boot.is_alone());
+        boot.note_freshness(&freshness(FreshState::Listing));
+        assert!(!boot.enforces() && !boot.is_alone());
+    }
+}

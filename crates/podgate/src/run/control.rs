@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::Result;
+use podgate_api::{Change, ObjectKey};
 use podgate_engine::{Counters, Publication, RuleId, Snapshot};
 use podgate_netfilter::{BridgeState, ensure_bridged_filtered};
 use podgate_policy::{Build, Index, Warning};
@@ -51,6 +52,10 @@ pub(crate) struct Control {
     pub(crate) inputs: mpsc::Receiver<Input>,
     pub(crate) news: News,
     pub(crate) boot: Boot,
+    /// The index holds changes that are not in force, as half a world must not be.
+    pub(crate) put_off: bool,
+    /// This node, where a cluster is followed.
+    pub(crate) own_node: Option<ObjectKey>,
     /// Keeps the world on disk.
     pub(crate) recorder: Option<Recorder>,
 }
@@ -64,6 +69,7 @@ pub(crate) struct News {
     kernel: Option<telemetry::Hold>,
     /// Connections that are forbidden by now may still be remembered as accepted.
     unjudged: Option<telemetry::Hold>,
+    unknown_node: Option<telemetry::Hold>,
     /// [`Input::TryAgain`] is on its way.
     trying_again: bool,
     checked_bridges: BTreeSet<IpAddr>,
@@ -111,9 +117,11 @@ impl Control {
                 room -= 1;
                 next = if room > 0 { self.inputs.try_recv().ok() } else { None };
             }
+            pending.dirty |= std::mem::take(&mut self.put_off);
             if pending.synced {
                 self.first_world(plane, pending)?;
             } else if !self.boot.enforces() {
+                self.put_off = pending.dirty;
                 self.close_ranges(plane)?;
             } else if pending.dirty {
                 self.enforce(plane, pending)?;
@@ -171,6 +179,7 @@ impl Control {
             self.judge_again(&build.snapshot, kernel, pending.judge_all);
         }
         self.watch_bridges(kernel);
+        self.look_for_own_node();
         self.tell_warnings();
         self.tell_sizes();
         self.state.facts().diversion = Some(kernel.diversion(self.news.kernel.is_none()));
@@ -289,7 +298,8 @@ impl Control {
 
     fn take_event(&mut self, event: Event, pending: &mut Pending) {
         match event {
-            Event::Changes { changes, noticed } => {
+            Event::Changes { mut changes, noticed } => {
+                changes.retain(|change| !self.takes_own_node_away(change));
                 self.boot.note(&changes);
                 if let Some(recorder) = &self.recorder {
                     recorder.record(&changes);
@@ -302,6 +312,30 @@ impl Control {
             Event::Synced => pending.synced = true,
             Event::Problems(problems) => self.tell_problems(problems),
             Event::Freshness(all) => self.take_freshness(all),
+        }
+    }
+
+    /// The agent runs on its node, so the node is there whatever becomes of its object: without its pod ranges,
+    /// addresses that no pod is known to have would be open.
+    fn takes_own_node_away(&self, change: &Change) -> bool {
+        let own = matches!((change, &self.own_node), (Change::Delete(key), Some(own)) if key == own);
+        if own {
+            tracing::warn!("this node's object was deleted: what it said stays in force while the agent runs");
+        }
+        own
+    }
+
+    /// Not ready while the cluster does not know this node: nothing would be enforced.
+    fn look_for_own_node(&mut self) {
+        let Some(own) = &self.own_node else { return };
+        let unknown = lock(&self.index).knows_node(&own.name) == Some(false);
+        if !unknown {
+            self.news.unknown_node = None;
+        } else if self.news.unknown_node.is_none() {
+            let reason =
+                format!("the cluster has no node {}: --node must be the name of this machine's Node", own.name);
+            tracing::error!("{reason}");
+            self.news.unknown_node = Some(self.state.readiness.hold(reason));
         }
     }
 

@@ -42,6 +42,18 @@ pub(crate) struct ListenArgs {
 struct Http(Option<SocketAddr>);
 
 impl ListenArgs {
+    /// What to mind about these flags, if anything.
+    pub(super) fn warning(&self) -> Option<String> {
+        let address = self.http.0.filter(|address| !address.ip().to_canonical().is_loopback())?;
+        let clear = self.http_token_file.is_some() && self.http_tls_cert.is_none();
+        clear.then(|| {
+            format!(
+                "--http-token-file without TLS: scrapers send the token to {address} in clear, for everybody on the way \
+                 to read; give --http-tls-cert and --http-tls-key as well, or a loopback address"
+            )
+        })
+    }
+
     /// Where and how to serve.
     pub(super) fn settings(&self) -> Settings {
         let tls = self.http_tls_cert.clone().zip(self.http_tls_key.clone());
@@ -50,6 +62,7 @@ impl ListenArgs {
             tls: tls.map(|(chain, key)| CertificateFiles { chain, key }),
             token: self.http_token_file.clone(),
             socket: (self.socket.as_os_str() != "off").then(|| self.socket.clone()),
+            ..Settings::default()
         }
     }
 }
@@ -61,5 +74,36 @@ fn http(text: &str) -> Result<Http, String> {
             .parse()
             .map(|address| Http(Some(address)))
             .map_err(|_| format!("`{text}` is no address with a port, such as 127.0.0.1:9840 or [::]:9840, nor `off`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        listen: ListenArgs,
+    }
+
+    #[test]
+    fn a_token_that_would_cross_the_network_in_clear_is_warned_of() {
+        let warning = |flags: &str| {
+            let line = Line::try_parse_from(["podgate"].into_iter().chain(flags.split_whitespace()));
+            line.unwrap_or_else(|error| panic!("{flags}: {error}")).listen.warning()
+        };
+        for open in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "[::ffff:10.0.0.1]:1"] {
+            let said = warning(&format!("--http {open} --http-token-file t")).expect(open);
+            assert!(said.contains("in clear") && said.contains("--http-tls-cert"), "{said}");
+            assert_eq!(warning(&format!("--http {open} --http-token-file t --http-tls-cert c --http-tls-key k")), None);
+            assert_eq!(warning(&format!("--http {open}")), None);
+        }
+        for near in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "off"] {
+            assert_eq!(warning(&format!("--http {near} --http-token-file t")), None, "{near}");
+        }
+        assert_eq!(warning("--http-token-file t"), None);
     }
 }

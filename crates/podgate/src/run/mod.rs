@@ -10,6 +10,7 @@
 
 mod boot;
 mod control;
+mod descriptors;
 mod inputs;
 mod kernel;
 mod listen;
@@ -44,6 +45,7 @@ use crate::telemetry;
 pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     telemetry::logging::init(&args.log, args.log_format)?;
     let settings = args.program()?;
+    descriptors::raise();
     // One clear line for each thing that is missing, before anything is changed.
     let features = podgate_netfilter::probe()?;
     let (major, minor) = features.release;
@@ -53,9 +55,12 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let _entered = runtime.enter();
     let source = args.source.source()?;
-    let followed = source.name();
+    let (followed, own_node) = (source.name(), source.own_node());
     let state = telemetry::State::new();
     let http = telemetry::http::serve(&args.listen.settings(), Arc::clone(&state))?;
+    if let Some(warning) = args.listen.warning() {
+        tracing::warn!("{warning}");
+    }
     match http.address() {
         Some(address) => tracing::info!(%address, "listening"),
         None => tracing::info!("not listening: --http is off"),
@@ -103,6 +108,8 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         inputs,
         news: News::default(),
         boot,
+        put_off: false,
+        own_node,
         recorder: restored.recorder.take(),
     };
     let mut plane = Plane::new(args, settings, sender, followed);

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use podgate_api::{Change, ObjectKey};
+use podgate_api::{Change, Kind, ObjectKey};
 use podgate_policy::{Index, Locality};
 use podgate_watch::{kube, saved};
 use tokio::sync::mpsc::Sender;
@@ -57,6 +57,7 @@ pub(crate) enum Source {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     access: kube::Access,
+    node: String,
     saved: Option<saved::Settings>,
 }
 
@@ -100,7 +101,7 @@ impl SourceArgs {
         let cluster = tokio::runtime::Handle::current().block_on(kube::identity(&access))?;
         let saved = (self.state_dir.as_os_str() != "none")
             .then(|| saved::Settings::new(self.state_dir.join(node), format!("{cluster} {node}")));
-        Ok(Source::Cluster(Cluster { access, saved }))
+        Ok(Source::Cluster(Cluster { access, node: node.to_owned(), saved }))
     }
 
     /// This node's name, if one was given.
@@ -125,6 +126,12 @@ impl Source {
 }
 
 impl Source {
+    /// This node's key, where there is a cluster that should have it.
+    pub(crate) fn own_node(&self) -> Option<ObjectKey> {
+        let Source::Cluster(Cluster { node, .. }) = self else { return None };
+        Some(ObjectKey { kind: Kind::Node, namespace: String::new(), name: node.clone() })
+    }
+
     /// Reads what an earlier agent saved of this world into an empty index. Whatever is wrong with it is told and passed
     /// over: the API server has it all.
     pub(crate) fn restore(&self, index: &mut Index, empty: impl FnOnce() -> Index) -> Restored {

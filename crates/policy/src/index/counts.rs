@@ -30,8 +30,9 @@ impl Index {
         Counts {
             pods: self.pods.len(),
             local_pods: self.pods.iter().filter(local).count(),
-            namespaces: self.namespaces.len().0,
-            nodes: self.nodes.len(),
+            // Policies of the cluster tiers have the namespace without a name.
+            namespaces: self.namespaces.len().0 - usize::from(self.namespaces.find(&self.symbols, "").is_some()),
+            nodes: self.nodes.objects(),
             policies,
         }
     }

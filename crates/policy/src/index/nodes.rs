@@ -84,6 +84,18 @@ impl Nodes {
     pub(crate) fn len(&self) -> usize {
         self.names.len()
     }
+
+    /// How many objects there are.
+    pub(crate) fn objects(&self) -> usize {
+        self.objects.iter().flatten().count()
+    }
+
+    /// Whether there is an object of this name; None where there is none at all.
+    pub(crate) fn knows(&self, symbols: &Symbols, name: &str) -> Option<bool> {
+        self.objects.iter().flatten().next()?;
+        let id = symbols.get(name).and_then(|sym| self.names.get(&sym));
+        Some(id.is_some_and(|id| self.objects.get(id as usize).is_some_and(Option::is_some)))
+    }
 }
 
 impl Index {

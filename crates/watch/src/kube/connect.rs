@@ -7,8 +7,9 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::{Body, ClientBuilder, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tower::{BoxError, ServiceBuilder};
@@ -107,6 +108,7 @@ async fn config(access: Access) -> Result<Config, Error> {
 
 async fn client(access: Access, timing: &Timing) -> Result<Client, Error> {
     let mut config = config(access).await?;
+    check_credentials(&config)?;
     // Failures are seen, told and waited out where they are understood: not hidden below.
     config.default_retry = false;
     config.connect_timeout = Some(timing.connect);
@@ -149,7 +151,33 @@ async fn kubeconfig(file: Option<PathBuf>, context: Option<String>) -> Result<Co
         },
         None => Config::from_kubeconfig(&options).await,
     };
-    read.map_err(|error| Error::Kubeconfig { named, why: chain(&error) })
+    read.map_err(|error| Error::Kubeconfig { named, why: told(&error) })
+}
+
+/// An error of a kubeconfig, without the text around a mistake: that may be a token.
+fn told(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(error) => match error.location() {
+            Some(place) => format!("it is no valid kubeconfig, at line {} column {}", place.line(), place.column()),
+            None => "it is no valid kubeconfig".to_owned(),
+        },
+        other => chain(other),
+    }
+}
+
+/// Credentials go into a header of HTTP; one that does not fit would end the process deep inside of a library.
+fn check_credentials(config: &Config) -> Result<(), Error> {
+    let user = &config.auth_info;
+    let token = user.token.as_ref().map(|token| ("token", token.expose_secret().as_bytes()));
+    let name = user.username.as_ref().map(|name| ("username", name.as_bytes()));
+    let password = user.password.as_ref().map(|password| ("password", password.expose_secret().as_bytes()));
+    for (what, value) in [token, name, password].into_iter().flatten() {
+        if value.iter().any(|byte| !(b' '..=b'~').contains(byte)) {
+            let why = format!("the {what} has a line break or another character that no header of HTTP may have");
+            return Err(Error::Unusable(why));
+        }
+    }
+    Ok(())
 }
 
 /// An error with its causes, each once.

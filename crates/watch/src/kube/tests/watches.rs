@@ -200,3 +200,29 @@ async fn an_unusable_configuration_is_an_error_that_says_so() {
     let error = follow(Settings::new(access), mpsc::channel(1).0).await.unwrap_err().to_string();
     assert!(error.contains(&file.display().to_string()), "{error}");
 }
+
+async fn refused(kubeconfig: &str) -> String {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("config");
+    std::fs::write(&file, kubeconfig).unwrap();
+    let access = Access::Kubeconfig { file: Some(file), context: None };
+    follow(Settings::new(access), mpsc::channel(1).0).await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn a_mistake_in_a_kubeconfig_is_told_without_the_secrets_beside_it() {
+    let error = refused("apiVersion: v1\nusers:\n- name: u\n  user: {token: s3cret, }}\nclusters: 7\n").await;
+    assert!(error.contains("line") && !error.contains("s3cret"), "{error}");
+    let error = refused("users: [{name: u, user: {token: [s3cret]}}]\n").await;
+    assert!(!error.contains("s3cret"), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_that_no_header_can_hold_is_an_error_and_not_the_end_of_the_process() {
+    let text = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"token": "s3cret\nX"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}]}"#;
+    let error = refused(text).await;
+    assert!(error.contains("the token has a line break") && !error.contains("s3cret"), "{error}");
+}
