@@ -12,10 +12,13 @@
 //! one of them. The socket is each agent's own ([`socket`]), so what must be asked of one process is asked there. The
 //! address may have TLS ([`tls`]) and want a token for `/metrics` ([`token`]); probes are open to all.
 //!
+//! Who asks over the network may be a pod: the connections at once are bounded, and so is their time ([`connections`]).
+//!
 //! A thread of its own with a runtime of its own: a scrape delays nothing else, and everything it reads of `/proc` and
 //! of sockets is of the network namespace of the thread that called [`serve`].
 
 mod answers;
+mod connections;
 mod listen;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -30,25 +33,24 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::serve::Listener;
-use axum::{Router, serve as serve_on};
 use tokio::sync::watch;
-use tokio_rustls::rustls;
+use tokio_rustls::{TlsAcceptor, rustls};
 
 use self::answers::Context;
+use self::connections::{Limits, Listener};
 use self::socket::Socket;
-use self::tls::{Certificate, TlsListener};
+use self::tls::Certificate;
 use self::token::Token;
 use super::readiness::Status;
 use super::state::State;
 
-/// How long a stop waits for answers that are under way.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long a client may take for a handshake or a request, and be silent between two requests.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether an agent that has the socket's path is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Where and how to serve.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Settings {
     /// The address; None: not over TCP.
     pub(crate) address: Option<SocketAddr>,
@@ -58,6 +60,17 @@ pub(crate) struct Settings {
     pub(crate) token: Option<PathBuf>,
     /// The unix socket; None: none.
     pub(crate) socket: Option<PathBuf>,
+    /// What those who ask over TCP may take up.
+    pub(crate) tcp: Limits,
+    /// What those who ask at the socket may take up.
+    pub(crate) unix: Limits,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let limits = |connections| Limits { connections, patience: PATIENCE };
+        Settings { address: None, tls: None, token: None, socket: None, tcp: limits(64), unix: limits(16) }
+    }
 }
 
 /// A certificate's files, in PEM.
@@ -135,6 +148,7 @@ struct Listening {
     tcp: Option<std::net::TcpListener>,
     tls: Option<Arc<rustls::ServerConfig>>,
     socket: Option<(Socket, std::os::unix::net::UnixListener)>,
+    limits: [Limits; 2],
 }
 
 /// Listens in the network namespace of the calling thread. A socket that cannot be made is told in the log and no
@@ -151,19 +165,22 @@ pub(crate) fn serve(settings: &Settings, state: Arc<State>) -> Result<Server, Er
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
     let stop = watch::Sender::new(false);
     let context = Context { state, stopping: stop.subscribe(), token: token.map(Arc::new) };
-    let work = move || runtime.block_on(run(Listening { tcp, tls, socket }, context));
+    let limits = [settings.tcp, settings.unix];
+    let work = move || runtime.block_on(run(Listening { tcp, tls, socket, limits }, context));
     let thread = std::thread::Builder::new().name("http".to_owned()).spawn(work).map_err(Error::Thread)?;
     Ok(Server { address, stop, thread: Some(thread) })
 }
 
 async fn run(listening: Listening, context: Context) {
-    let Listening { tcp, tls, socket } = listening;
+    let Listening { tcp, tls, socket, limits: [network, own] } = listening;
     let tcp = async {
         let Some(listener) = tcp else { return };
-        match (tokio::net::TcpListener::from_std(listener), tls) {
-            (Err(error), _) => tracing::error!(%error, "the HTTP server cannot listen and has ended"),
-            (Ok(listener), None) => answer(listener, answers::open(), &context).await,
-            (Ok(listener), Some(config)) => answer(TlsListener::new(listener, config), answers::open(), &context).await,
+        match tokio::net::TcpListener::from_std(listener) {
+            Err(error) => tracing::error!(%error, "the HTTP server cannot listen and has ended"),
+            Ok(listener) => {
+                let listener = Listener::Tcp(listener, tls.map(TlsAcceptor::from));
+                connections::serve(listener, answers::open(), network, &context).await;
+            }
         }
     };
     let unix = async {
@@ -171,7 +188,8 @@ async fn run(listening: Listening, context: Context) {
         match tokio::net::UnixListener::from_std(listener) {
             Err(error) => tracing::error!(%error, "the status socket cannot be listened on"),
             Ok(listener) => {
-                tokio::join!(answer(listener, answers::own(), &context), claim_when_ready(&mut socket, &context)).0
+                let served = connections::serve(Listener::Unix(listener), answers::own(), own, &context);
+                tokio::join!(served, claim_when_ready(&mut socket, &context)).0
             }
         }
     };
@@ -191,23 +209,6 @@ async fn claim_when_ready(socket: &mut Socket, context: &Context) {
     }
     if let Err(error) = socket.claim() {
         tracing::error!("{error}; `podgate status` will find no agent here");
-    }
-}
-
-/// Answers on a listener until the stop, and a moment beyond.
-async fn answer<L>(listener: L, router: Router<Context>, context: &Context)
-where
-    L: Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let stopping = context.stopping.clone();
-    let router = router.with_state(context.clone());
-    let server = serve_on(listener, router).with_graceful_shutdown(stopped(stopping.clone()));
-    tokio::select! {
-        _ = server.into_future() => {}
-        () = async { stopped(stopping).await; tokio::time::sleep(GRACE).await } => {
-            tracing::debug!("an HTTP client kept its connection open past the end");
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use podgate_watch::{FreshState, Freshness, Problem};
 
 use super::*;
 
+mod crowded;
 mod guarded;
 
 fn get(address: SocketAddr, path: &str) -> (u16, String) {

@@ -1,34 +1,22 @@
-//! TLS for the HTTP address: [`Certificate`], which follows its files, and [`TlsListener`].
+//! TLS for the HTTP address: [`Certificate`], which follows its files, and its [`config`].
 //!
 //! At each handshake the files are looked at (two `stat`s); when they are others than before they are read anew, so that
 //! a renewed certificate counts from its first moment on. Files that do not fit together, as happens between the two
 //! writes of a renewal, leave the certificate as it was until they change again.
 
 use std::fs;
-use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use axum::serve::Listener;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto::CryptoProvider};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio_rustls::server::TlsStream;
-use tokio_rustls::{TlsAcceptor, rustls};
+use tokio_rustls::rustls;
 
 use super::CertificateFiles;
-
-/// Handshakes at once; who comes then waits.
-const HANDSHAKES: usize = 64;
-/// How long a handshake may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -138,62 +126,4 @@ pub(super) fn config(certificate: Certificate) -> Result<Arc<ServerConfig>, rust
         builder.with_safe_default_protocol_versions()?.with_no_client_auth().with_cert_resolver(Arc::new(certificate));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// Hands out connections that have their handshake behind them. A client that is slow with it delays nobody else.
-pub(super) struct TlsListener {
-    address: io::Result<SocketAddr>,
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-}
-
-impl TlsListener {
-    /// Takes connections off `listener` as long as this lives. Needs a runtime.
-    pub(super) fn new(listener: TcpListener, config: Arc<ServerConfig>) -> Self {
-        let address = listener.local_addr();
-        let (sender, ready) = mpsc::channel(HANDSHAKES);
-        tokio::spawn(accept(listener, TlsAcceptor::from(config), sender));
-        TlsListener { address, ready }
-    }
-}
-
-async fn accept(
-    mut listener: TcpListener,
-    acceptor: TlsAcceptor,
-    ready: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
-) {
-    let room = Arc::new(Semaphore::new(HANDSHAKES));
-    loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        let (stream, client) = tokio::select! {
-            accepted = Listener::accept(&mut listener) => accepted,
-            () = ready.closed() => return,
-        };
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
-        tokio::spawn(async move {
-            let _place = place;
-            match tokio::time::timeout(PATIENCE, acceptor.accept(stream)).await {
-                // Nobody takes it: the server has ended.
-                Ok(Ok(stream)) => drop(ready.send((stream, client)).await),
-                Ok(Err(error)) => tracing::debug!(%client, %error, "no TLS handshake"),
-                Err(_) => tracing::debug!(%client, "a TLS handshake took too long"),
-            }
-        });
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(connection) => connection,
-            // Only when the runtime ends.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.address.as_ref().copied().map_err(|error| io::Error::new(error.kind(), error.to_string()))
-    }
 }

@@ -22,6 +22,12 @@ fn files(directory: &Path) -> Settings {
     Settings { tls: Some(tls), ..at("127.0.0.1:0".parse().unwrap()) }
 }
 
+/// Settings with a new certificate in `directory`.
+pub(super) fn certified(directory: &Path) -> Settings {
+    certify(directory);
+    files(directory)
+}
+
 /// Asks over TLS, trusting this certificate alone.
 fn get_trusting(certificate: &str, address: SocketAddr, headers: &str) -> io::Result<String> {
     let mut roots = RootCertStore::empty();
