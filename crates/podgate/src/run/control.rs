@@ -384,7 +384,7 @@ impl Control {
             let reason = "established connections are being judged again";
             self.news.unjudged = Some(self.state.readiness.hold(reason));
         }
-        self.revoker.judge_again(Arc::clone(snapshot), kernel.changes());
+        self.revoker.judge_again(Arc::clone(snapshot), kernel.changes(), self.news.unjudged.is_some());
     }
 
     fn take_judged(&mut self, judged: Judged, plane: &mut Plane<'_>) {

@@ -2,11 +2,13 @@
 //! 100 ms, and the control loop has more urgent things to do.
 //!
 //! Until it has looked, the addresses that a change touched are rechecked in the kernel
-//! ([`Kernel::tighten`](super::kernel::Kernel::tighten)): what is forbidden is cut already.
+//! ([`Kernel::tighten`](super::kernel::Kernel::tighten)): what is forbidden is cut already. So a look can wait for the
+//! changes that come next, and where pods never stop changing this takes a tenth of a core, not all that there is.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
 
 use podgate_engine::{Flow, NodeOrigin, Port, Snapshot, Verdict, protocol};
 use podgate_netfilter::conntrack::{self, Revoked, Tracked};
@@ -15,6 +17,11 @@ use tokio::sync::mpsc::Sender;
 
 use super::inputs::Input;
 
+/// After a look there is none for so many times as long as it took, unless it is urgent.
+const REST: u32 = 9;
+/// Nor is there for longer: meanwhile packets of connections that a change touched are judged one by one.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
 /// Who judges connections again. Its thread ends when this is dropped.
 pub(crate) struct Revoker(mpsc::Sender<Job>);
 
@@ -22,6 +29,7 @@ pub(crate) struct Revoker(mpsc::Sender<Job>);
 struct Job {
     snapshot: Arc<Snapshot>,
     number: u64,
+    urgent: bool,
 }
 
 /// What came of a look.
@@ -42,21 +50,34 @@ impl Revoker {
     }
 
     /// Takes our label off each connection that this snapshot would not accept: its next packet comes up. One look is
-    /// under way at a time; what is asked meanwhile is one more.
-    pub(crate) fn judge_again(&self, snapshot: Arc<Snapshot>, number: u64) {
+    /// under way at a time; what is asked meanwhile is one more. `urgent`: nothing else keeps back what is forbidden.
+    pub(crate) fn judge_again(&self, snapshot: Arc<Snapshot>, number: u64, urgent: bool) {
         // Without its thread the process is ending.
-        let _ = self.0.send(Job { snapshot, number });
+        let _ = self.0.send(Job { snapshot, number, urgent });
     }
 }
 
 fn work(marks: Marks, jobs: &Receiver<Job>, inputs: &Sender<Input>) {
-    while let Ok(mut job) = jobs.recv() {
-        while let Ok(newer) = jobs.try_recv() {
-            job = newer;
-        }
+    let mut rested = Instant::now();
+    while let Some(job) = next(jobs, rested) {
+        let begin = Instant::now();
         let result = conntrack::revoke(&marks, &mut |tracked| is_accepted(&job.snapshot, tracked));
+        rested = Instant::now() + (begin.elapsed() * REST).min(LONGEST_REST);
         if inputs.blocking_send(Input::Judged(Judged { number: job.number, result })).is_err() {
             return;
+        }
+    }
+}
+
+/// The newest of all that is asked until there has been enough rest, or something is urgent. None: nobody asks any more.
+fn next(jobs: &Receiver<Job>, rested: Instant) -> Option<Job> {
+    let mut job = jobs.recv().ok()?;
+    loop {
+        let rest = if job.urgent { Duration::ZERO } else { rested.saturating_duration_since(Instant::now()) };
+        match jobs.recv_timeout(rest) {
+            Ok(newer) => job = Job { urgent: job.urgent || newer.urgent, ..newer },
+            Err(RecvTimeoutError::Timeout) => return Some(job),
+            Err(RecvTimeoutError::Disconnected) => return None,
         }
     }
 }
@@ -74,4 +95,53 @@ fn is_accepted(snapshot: &Snapshot, tracked: &Tracked) -> bool {
         port,
     };
     snapshot.judge(&flow, NodeOrigin::Forged).verdict() == Verdict::Accept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A revoker without its thread, and what it is asked.
+    fn revoker() -> (Revoker, Receiver<Job>) {
+        let (jobs, waiting) = mpsc::channel();
+        (Revoker(jobs), waiting)
+    }
+
+    fn ask(revoker: &Revoker, number: u64, urgent: bool) {
+        revoker.judge_again(Arc::new(Snapshot::empty()), number, urgent);
+    }
+
+    #[test]
+    fn what_is_asked_meanwhile_is_one_look_by_the_newest() {
+        let (revoker, jobs) = revoker();
+        (1..=3).for_each(|number| ask(&revoker, number, false));
+        assert_eq!(next(&jobs, Instant::now()).map(|job| job.number), Some(3));
+        assert!(jobs.try_recv().is_err());
+    }
+
+    #[test]
+    fn an_urgent_look_needs_no_rest_whatever_is_asked_after_it() {
+        let (revoker, jobs) = revoker();
+        ask(&revoker, 1, true);
+        ask(&revoker, 2, false);
+        let never = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(next(&jobs, never).map(|job| (job.number, job.urgent)), Some((2, true)));
+    }
+
+    #[test]
+    fn a_look_that_is_not_urgent_waits_for_the_rest() {
+        let (revoker, jobs) = revoker();
+        ask(&revoker, 1, false);
+        let rested = Instant::now() + Duration::from_millis(30);
+        assert_eq!(next(&jobs, rested).map(|job| job.number), Some(1));
+        assert!(Instant::now() >= rested);
+    }
+
+    #[test]
+    fn the_end_of_the_agent_ends_a_rest() {
+        let (revoker, jobs) = revoker();
+        ask(&revoker, 1, false);
+        drop(revoker);
+        assert!(next(&jobs, Instant::now() + Duration::from_secs(3600)).is_none());
+    }
 }
