@@ -46,6 +46,7 @@ fn settings_that_cannot_be_are_refused_with_what_to_give() {
         ("--pod-cidr 10.0.0.0/33", "10.0.0.0/33"),
         ("--on-exit perhaps", "keep, remove"),
         ("--http nowhere", "nowhere"),
+        ("--node ../../x", "no valid name"),
         ("--log =loud=", "=loud="),
     ] {
         let said = desk.run(&format!("run --manifests m {flags}"));

@@ -92,3 +92,8 @@ pub fn parse(file: &str, text: &str) -> Parsed {
     document::read(file, text, &mut |document| reader.document(document));
     reader.parsed
 }
+
+/// Whether a text can name a pod, a node or a policy (a DNS-1123 subdomain). The error says what a name is made of.
+pub fn check_name(text: &str) -> Result<(), String> {
+    validate::dns_subdomain(text)
+}

@@ -35,7 +35,7 @@ pub(crate) struct SourceArgs {
 
     /// This node's name: only pods with that spec.nodeName are subjects. With manifests it may be left out: then every
     /// pod in them is.
-    #[arg(long, env = "PODGATE_NODE", value_name = "NAME")]
+    #[arg(long, env = "PODGATE_NODE", value_name = "NAME", value_parser = node_name)]
     node: Option<String>,
 
     /// Where the last known world of the cluster is kept (in a directory of the node's name), so that a start while the
@@ -83,7 +83,7 @@ impl SourceArgs {
             }
             return Ok(Source::Manifests(directory.clone()));
         }
-        let Some(node) = self.node.as_deref().filter(|n| !n.is_empty()) else {
+        let Some(node) = self.node() else {
             bail!(
                 "--node is needed with a cluster: its pods are the ones to enforce here (in a \
                    DaemonSet: PODGATE_NODE from spec.nodeName)"
@@ -106,12 +106,12 @@ impl SourceArgs {
 
     /// This node's name, if one was given.
     pub(crate) fn node(&self) -> Option<&str> {
-        self.node.as_deref()
+        self.node.as_deref().filter(|name| !name.is_empty())
     }
 
     /// Which pods are subjects.
     pub(crate) fn locality(&self) -> Locality {
-        self.node.clone().map_or(Locality::All, Locality::Node)
+        self.node().map_or(Locality::All, |name| Locality::Node(name.to_owned()))
     }
 }
 
@@ -188,9 +188,46 @@ impl Source {
     }
 }
 
+/// A node's name, which a directory is called by as well; empty (a variable that is not set) means none.
+fn node_name(text: &str) -> Result<String, String> {
+    if !text.is_empty() {
+        podgate_api::manifest::check_name(text)?;
+    }
+    Ok(text.to_owned())
+}
+
 fn key(change: &Change) -> ObjectKey {
     match change {
         Change::Apply(object) => object.key(),
         Change::Delete(key) => key.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        source: SourceArgs,
+    }
+
+    #[test]
+    fn an_empty_node_name_is_none_and_a_given_one_counts() {
+        let parse = |node: &str| Line::try_parse_from(["podgate", "--manifests", "m", "--node", node]).unwrap().source;
+        assert_eq!(parse("").node(), None);
+        assert_eq!(parse("").locality(), Locality::All);
+        assert_eq!(parse("node-1.example").node(), Some("node-1.example"));
+        assert_eq!(parse("node-1.example").locality(), Locality::Node("node-1.example".to_owned()));
+    }
+
+    #[test]
+    fn a_node_name_that_is_no_name_is_refused() {
+        for name in ["../../x", "..", ".", "a/b", "/etc", "A", "a_b", &"a".repeat(254)] {
+            assert!(Line::try_parse_from(["podgate", "--manifests", "m", "--node", name]).is_err(), "{name}");
+        }
     }
 }
