@@ -101,7 +101,7 @@ impl Control {
             let mut next = Some(first);
             // Whatever is there already goes into the same build, but not all that ever comes: a source that never
             // pauses must not put enforcement off.
-            let mut room = inputs::WAITING;
+            let mut room = inputs::TOGETHER;
             while let Some(input) = next {
                 match input {
                     Input::Source(event) => self.take_event(event, &mut pending),

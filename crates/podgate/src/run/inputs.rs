@@ -45,8 +45,12 @@ pub(crate) enum End {
     Failed(&'static str),
 }
 
-/// Messages that may wait; a source that is faster than the loop waits in turn.
-pub(crate) const WAITING: usize = 1024;
+/// Messages that may wait; a source that is faster than the loop waits in turn. Few, as one may be a thousand objects of a
+/// list.
+pub(crate) const WAITING: usize = 16;
+
+/// Messages that go into one build at most.
+pub(crate) const TOGETHER: usize = 1024;
 
 /// SIGTERM and SIGINT.
 pub(crate) fn signals(inputs: Sender<Input>) -> Result<()> {

@@ -17,8 +17,8 @@
 //! Memory does not grow with the world: objects are streamed from file to file. Only when the disk is stuck, what is to
 //! be written is kept, the last state of each object, within [`Settings::memory`]; see [`Recorder`].
 //!
-//! Here: the [`frame`] (checksums, version), the [`record`], the files in a directory ([`store`]), the [`merge`] of
-//! snapshot and journal, the [`recorder`] and its [`writer`] thread. Not here: what a world means, and when a restored
+//! Here: the `frame` (checksums, version), the `record`, the files in a directory (`store`), the `merge` of
+//! snapshot and journal, the `recorder` and its `writer` thread. Not here: what a world means, and when a restored
 //! one is enforced.
 
 mod frame;
