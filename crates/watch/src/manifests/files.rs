@@ -1,11 +1,13 @@
 //! Which files of a directory are manifests, and their text to objects.
 
 use std::ffi::OsStr;
-use std::io;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use podgate_api::manifest::{self, ManifestError, Parsed};
 
 /// Whether a name is one that is passed over.
@@ -17,6 +19,46 @@ pub(super) fn is_hidden(name: &OsStr) -> bool {
 pub(super) fn is_manifest(name: &OsStr) -> bool {
     let extension = Path::new(name).extension().map(OsStr::as_bytes);
     !is_hidden(name) && matches!(extension, Some(b"yaml" | b"yml" | b"json"))
+}
+
+/// The bytes of a file, which must be a regular one: a pipe would be waited for, and a device may do things when it is
+/// opened.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    regular(&std::fs::metadata(path)?)?;
+    content(open(path)?)
+}
+
+/// The same of a path that the user named, which may lead to a pipe that is open already (`<(helm template …)`).
+pub(super) fn read_named(path: &Path) -> io::Result<Vec<u8>> {
+    // Of such a pipe there is no canonical path.
+    let is_open = path.canonicalize().is_err() && std::fs::metadata(path)?.file_type().is_fifo();
+    if is_open { std::fs::read(path) } else { read(path) }
+}
+
+/// Opens what is there without waiting for anybody, as it may be another file than it was a moment ago.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+fn content(mut file: File) -> io::Result<Vec<u8>> {
+    let metadata = file.metadata()?;
+    regular(&metadata)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn regular(metadata: &Metadata) -> io::Result<()> {
+    let kind = metadata.file_type();
+    let what = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory")),
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}, and only regular files are manifests")))
 }
 
 /// Reads the text of a file.
@@ -84,7 +126,9 @@ fn into(directory: &Path, above: &mut Vec<(u64, u64)>, visit: &mut impl Visit) {
         }
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => into(&path, above, visit),
-            Ok(metadata) if metadata.is_file() && is_manifest(&name) => visit.file(path),
+            // What is no regular file, and what can't be looked at, is told when it is read.
+            Ok(_) if is_manifest(&name) => visit.file(path),
+            Err(error) if error.kind() != io::ErrorKind::NotFound && is_manifest(&name) => visit.file(path),
             _ => {}
         }
     }
@@ -113,4 +157,31 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Files::default();
     walk(path, &mut files);
     files.1.map_or(Ok(files.0), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn a_fifo_that_takes_a_files_place_before_it_is_opened_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.yaml");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        // As `read` goes on when it has seen a regular file there.
+        let error = open(&path).and_then(content).unwrap_err().to_string();
+        assert!(error.contains("FIFO"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_that_is_open_already_is_read_where_the_user_names_it() {
+        use std::os::fd::AsRawFd;
+        let (reader, mut writer) = io::pipe().unwrap();
+        io::Write::write_all(&mut writer, b"text").unwrap();
+        drop(writer);
+        let path = PathBuf::from(format!("/dev/fd/{}", reader.as_raw_fd()));
+        assert_eq!(read_named(&path).unwrap(), b"text");
+    }
 }

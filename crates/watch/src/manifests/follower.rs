@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::files;
@@ -16,6 +16,11 @@ use crate::{Event, FreshState, Freshness, Problem};
 /// which follows at once, ends the wait: from then on it is waited for until it is complete.
 const GRACE: Duration = Duration::from_millis(10);
 
+/// How long until what could not be read is tried for the first time again; then twice as long each time.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+/// … but not longer than this.
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
 /// Follows one tree: every [`Follower::step`] takes what has happened and tells what has changed.
 #[derive(Debug)]
 pub(super) struct Follower {
@@ -25,6 +30,8 @@ pub(super) struct Follower {
     writing: HashSet<PathBuf>,
     /// Files that went away lately.
     gone: BTreeMap<PathBuf, Gone>,
+    /// What could not be read: that it can be again is told by nobody.
+    retries: BTreeMap<PathBuf, Retry>,
     /// Files to read.
     unread: BTreeSet<PathBuf>,
     /// All is to be read.
@@ -49,6 +56,14 @@ struct Gone {
     cookie: u32,
 }
 
+#[derive(Debug)]
+struct Retry {
+    at: Instant,
+    delay: Duration,
+    /// It is a directory.
+    tree: bool,
+}
+
 impl Follower {
     /// A follower of a directory that can be read, and the descriptor that is readable when a step is due.
     pub(super) fn new(root: PathBuf) -> io::Result<(Self, OwnedFd)> {
@@ -61,6 +76,7 @@ impl Follower {
             store: Store::default(),
             writing: HashSet::new(),
             gone: BTreeMap::new(),
+            retries: BTreeMap::new(),
             unread: BTreeSet::new(),
             everything: true,
             noticed: Some(Instant::now()),
@@ -80,12 +96,14 @@ impl Follower {
 
     /// When a step is due even without an event.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.gone.values().map(|gone| gone.deadline).min()
+        let gone = self.gone.values().map(|gone| gone.deadline);
+        gone.chain(self.retries.values().map(|retry| retry.at)).min()
     }
 
     /// Takes what has happened, reads what may have changed, and tells it.
     pub(super) fn step(&mut self) -> io::Result<Vec<Event>> {
         self.drain()?;
+        self.retry();
         if std::mem::take(&mut self.everything) {
             self.rescan();
         }
@@ -93,7 +111,7 @@ impl Follower {
         let texts: Vec<_> = (std::mem::take(&mut self.unread).into_iter())
             .filter(|path| !self.writing.contains(path))
             .map(|path| {
-                let text = std::fs::read(&path);
+                let text = files::read(&path);
                 (path, text)
             })
             .collect();
@@ -105,13 +123,17 @@ impl Follower {
                 continue;
             }
             match text {
-                Ok(bytes) => self.store.set(&path, files::parse(&path, bytes)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok(bytes) => {
+                    self.retries.remove(&path);
+                    self.store.set(&path, files::parse(&path, bytes));
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {
                     self.went(path, 0, noticed.unwrap_or_else(Instant::now));
                 }
-                Err(error) => self.store.fail(&path, &error.to_string()),
+                Err(error) => self.fail(&path, &error.to_string(), false),
             }
         }
+        self.retries.retain(|path, _| self.store.is_troubled(path));
         if self.has_more() {
             self.noticed = noticed;
         }
@@ -185,15 +207,40 @@ impl Follower {
                 }
                 Hint::Attributes(path) => {
                     if self.store.is_troubled(&path) && !self.writing.contains(&path) {
-                        self.everything |= path.is_dir();
-                        self.unread.insert(path);
+                        if path.is_dir() {
+                            self.everything = true;
+                        } else {
+                            self.unread.insert(path);
+                        }
                         self.noticed.get_or_insert(now);
                     }
                 }
-                Hint::Unreadable(path, error) => self.store.fail(&path, &error),
+                Hint::Unreadable(path, error) => self.fail(&path, &error, true),
             }
         }
         Ok(())
+    }
+
+    /// A file, or a directory (`tree`), can't be read.
+    fn fail(&mut self, path: &Path, error: &str, tree: bool) {
+        self.store.fail(path, error);
+        let retry = Retry { at: Instant::now() + FIRST_RETRY, delay: FIRST_RETRY, tree };
+        self.retries.entry(path.to_owned()).or_insert(retry).tree = tree;
+    }
+
+    /// Has read again what could not be read, where it is time for that.
+    fn retry(&mut self) {
+        let now = Instant::now();
+        for (path, retry) in self.retries.iter_mut().filter(|(_, retry)| retry.at <= now) {
+            retry.delay = (retry.delay * 2).min(LAST_RETRY);
+            retry.at = now + retry.delay;
+            if retry.tree {
+                self.everything = true;
+            } else {
+                self.unread.insert(path.clone());
+            }
+            self.noticed.get_or_insert(now);
+        }
     }
 
     fn went(&mut self, file: PathBuf, cookie: u32, noticed: Instant) {
@@ -211,7 +258,7 @@ impl Follower {
             (since, format!("the directory cannot be read: {why}"))
         });
         for (path, error) in &found.unreadable {
-            self.store.fail(path, error);
+            self.fail(path, error, true);
         }
         let here: HashSet<_> = found.files.iter().map(|path| path.as_path()).collect();
         let missing: Vec<_> = (self.store.paths())
@@ -235,9 +282,10 @@ impl Follower {
         self.gone = waiting;
         for (path, gone) in over {
             self.noticed = Some(self.noticed.map_or(gone.noticed, |noticed| noticed.min(gone.noticed)));
-            match path.symlink_metadata() {
-                Ok(_) => drop(self.unread.insert(path)),
-                Err(_) => self.store.remove(&path),
+            match path.metadata() {
+                Ok(metadata) if metadata.is_dir() => self.store.remove(&path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.store.remove(&path),
+                _ => drop(self.unread.insert(path)),
             }
         }
     }

@@ -43,7 +43,8 @@ pub struct Contents {
 /// is read once.
 ///
 /// # Errors
-/// A path that is not there, or that can't be read; the message has the path.
+/// A path that is not there, that can't be read, or that is no regular file (but a pipe that is open already is read to
+/// its end); the message has the path.
 pub fn read(paths: &[PathBuf]) -> io::Result<Contents> {
     let mut contents = Contents::default();
     let mut read: HashSet<PathBuf> = HashSet::new();
@@ -61,7 +62,7 @@ pub fn read(paths: &[PathBuf]) -> io::Result<Contents> {
                 if !read.insert(file.canonicalize().unwrap_or_else(|_| file.clone())) {
                     continue;
                 }
-                files::parse(&file, std::fs::read(&file).map_err(named)?)
+                files::parse(&file, files::read_named(&file).map_err(named)?)
             };
             contents.errors.extend(parsed.errors);
             for located in parsed.objects {
@@ -87,6 +88,9 @@ pub fn read(paths: &[PathBuf]) -> io::Result<Contents> {
 /// Follows a directory until the receiver is dropped. The first events are the directory's contents, then `Synced`.
 /// A broken file keeps its last good state and is told as a problem; where there is no such state, a policy that
 /// cannot be understood is replaced by one that isolates its whole namespace (fail closed).
+///
+/// A file or directory that can't be read is told as a problem, and tried again until it can. Only regular files are
+/// read.
 ///
 /// A file is read when its writer has closed it or moved it into place. Of objects with one key, the one in the first
 /// file by path is in force, and the others are told as problems. Should the directory itself go away, its last state

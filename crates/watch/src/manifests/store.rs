@@ -74,7 +74,8 @@ impl Store {
     /// A file, or a directory, can't be read: what was read of it before stays as it is.
     pub(super) fn fail(&mut self, path: &Path, error: &str) {
         let old = self.files.remove(path).unwrap_or_default();
-        let message = format!("cannot be read: {error}; what was read there before stays in force");
+        let message =
+            format!("cannot be read: {error}; what was read there before stays in force, and it is tried again");
         let problems = vec![Problem { place: path.display().to_string(), object: None, message }];
         let new = File { objects: old.objects.clone(), good: old.good, problems };
         self.replace(&path.into(), old, Some(new));

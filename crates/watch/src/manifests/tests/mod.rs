@@ -19,6 +19,7 @@ use crate::{Event, FreshState, Freshness, Problem};
 mod events;
 mod files;
 mod places;
+mod unreadable;
 
 const TOO_LONG: Duration = Duration::from_secs(20);
 
