@@ -44,7 +44,7 @@ fn what_could_not_be_read_is_tried_again_without_an_event_and_told_meanwhile() {
         fs::create_dir(path("sub")).unwrap();
         fs::write(path("a.yaml"), policy("p")).unwrap();
         fs::write(path("sub/b.yaml"), policy("q")).unwrap();
-        fs::set_permissions(path(denied), PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(path(denied), PermissionsExt::from_mode(0o000)).unwrap();
         setfsuid(Uid::from_raw(65534));
         let (mut follower, _readable) = Follower::new(directory.path().to_owned()).unwrap();
         let events = steps(&mut follower);
