@@ -1,20 +1,25 @@
-// What is said of a run: a line per spec that ran, slowest last, then the counts. Printed once, also of parallel runs.
+// What is said of a run, in the file that NETPOL_SUMMARY names: a line per spec that ran, slowest last, then the counts.
+// A file, as ginkgo does not pass on what its parallel processes print.
 package netpol
 
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/ginkgo/v2/types"
+	"k8s.io/kubernetes/test/e2e/framework"
 )
 
 var _ = ginkgo.ReportAfterSuite("summary", func(report ginkgo.Report) {
-	if report.SuiteConfig.DryRun { // the framework looks at all specs beforehand
+	file := os.Getenv("NETPOL_SUMMARY")
+	if file == "" || report.SuiteConfig.DryRun { // the framework looks at all specs beforehand
 		return
 	}
+	var said strings.Builder
 	counts := map[types.SpecState]int{}
 	var ran []types.SpecReport
 	for _, spec := range report.SpecReports {
@@ -31,10 +36,11 @@ var _ = ginkgo.ReportAfterSuite("summary", func(report ginkgo.Report) {
 			continue
 		}
 		why, _, _ := strings.Cut(spec.FailureMessage(), "\n")
-		fmt.Printf("%-8s %6.1f s  %s  %s\n", spec.State, spec.RunTime.Seconds(), name(spec), why)
+		fmt.Fprintf(&said, "%-8s %6.1f s  %s  %s\n", spec.State, spec.RunTime.Seconds(), name(spec), why)
 	}
-	fmt.Printf("netpol: %d passed, %d failed, %d not run for want of SCTP, in %.0f s\n", counts[types.SpecStatePassed],
+	fmt.Fprintf(&said, "netpol: %d passed, %d failed, %d not run for want of SCTP, in %.0f s\n", counts[types.SpecStatePassed],
 		len(ran)-counts[types.SpecStatePassed]-counts[types.SpecStateSkipped], counts[types.SpecStateSkipped], report.RunTime.Seconds())
+	framework.ExpectNoError(os.WriteFile(file, []byte(said.String()), 0o644))
 })
 
 // name tells a spec from its namesakes of another protocol.
