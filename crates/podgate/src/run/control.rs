@@ -9,7 +9,6 @@
 //! One thread, so that no two changes ever interleave. It waits for messages only. Not here: how the kernel's state
 //! follows ([`kernel`](super::kernel)), who sends the messages ([`inputs`]).
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -17,15 +16,15 @@ use std::time::Instant;
 use anyhow::Result;
 use podgate_api::{Change, ObjectKey};
 use podgate_engine::{Counters, Publication, RuleId, Snapshot};
-use podgate_netfilter::{BridgeState, ensure_bridged_filtered};
-use podgate_policy::{Build, Index, Warning};
+use podgate_policy::{Build, Index};
 use podgate_watch::saved::Recorder;
-use podgate_watch::{Event, Freshness, Problem};
+use podgate_watch::{Event, Freshness};
 use tokio::sync::mpsc;
 
 use super::boot::Boot;
 use super::inputs::{self, End, Input};
 use super::kernel::Kernel;
+use super::news::News;
 use super::owner::Notice;
 use super::plane::Plane;
 use super::revoke::{Judged, Revoker};
@@ -58,21 +57,6 @@ pub(crate) struct Control {
     pub(crate) own_node: Option<ObjectKey>,
     /// Keeps the world on disk.
     pub(crate) recorder: Option<Recorder>,
-}
-
-/// What is told once: when it comes, not while it stays.
-#[derive(Default)]
-pub(crate) struct News {
-    problems: BTreeSet<Problem>,
-    warnings: BTreeSet<Warning>,
-    bridges: Option<telemetry::Hold>,
-    kernel: Option<telemetry::Hold>,
-    /// Connections that are forbidden by now may still be remembered as accepted.
-    unjudged: Option<telemetry::Hold>,
-    unknown_node: Option<telemetry::Hold>,
-    /// [`Input::TryAgain`] is on its way.
-    trying_again: bool,
-    checked_bridges: BTreeSet<IpAddr>,
 }
 
 /// What came in since the last build.
@@ -325,20 +309,6 @@ impl Control {
         own
     }
 
-    /// Not ready while the cluster does not know this node: nothing would be enforced.
-    fn look_for_own_node(&mut self) {
-        let Some(own) = &self.own_node else { return };
-        let unknown = lock(&self.index).knows_node(&own.name) == Some(false);
-        if !unknown {
-            self.news.unknown_node = None;
-        } else if self.news.unknown_node.is_none() {
-            let reason =
-                format!("the cluster has no node {}: --node must be the name of this machine's Node", own.name);
-            tracing::error!("{reason}");
-            self.news.unknown_node = Some(self.state.readiness.hold(reason));
-        }
-    }
-
     fn take_freshness(&mut self, all: Vec<Freshness>) {
         self.boot.note_freshness(&all);
         if self.boot.is_alone() {
@@ -409,69 +379,5 @@ impl Control {
                 self.try_again_later(kernel);
             }
         }
-    }
-
-    /// Not ready while packets between bridged pods pass unseen. Looked at when a pod became isolated.
-    fn watch_bridges(&mut self, kernel: &Kernel) {
-        let exposed: BTreeSet<IpAddr> = kernel.exposed().collect();
-        if self.news.bridges.is_none() && exposed.is_subset(&self.news.checked_bridges) {
-            self.news.checked_bridges = exposed;
-            return;
-        }
-        let addresses: Vec<IpAddr> = exposed.iter().copied().collect();
-        self.news.checked_bridges = exposed;
-        self.news.bridges = match ensure_bridged_filtered(&addresses) {
-            Ok(BridgeState::TurnedOn) => {
-                tracing::info!(
-                    "pods are on a bridge: turned br_netfilter on, so that what they send each other is seen"
-                );
-                None
-            }
-            Ok(BridgeState::Unfiltered { reason }) => {
-                tracing::error!("{reason}");
-                Some(self.state.readiness.hold(reason))
-            }
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(%error, "cannot tell whether pods are on a bridge");
-                None
-            }
-        };
-    }
-
-    fn tell_problems(&mut self, problems: Vec<Problem>) {
-        let now: BTreeSet<Problem> = problems.into_iter().collect();
-        self.state.set_problems(now.iter().cloned().collect());
-        for problem in now.difference(&self.news.problems) {
-            tracing::error!("{}: {}", problem.place, problem.message);
-        }
-        for problem in self.news.problems.difference(&now) {
-            tracing::info!("{}: mended", problem.place);
-        }
-        self.news.problems = now;
-    }
-
-    fn tell_sizes(&self) {
-        for (what, size) in lock(&self.index).sizes() {
-            match what {
-                "namespaces" => self.state.namespaces.set(size as i64),
-                "pods" => self.state.pods.set(size as i64),
-                "policies" => self.state.policies.set(size as i64),
-                _ => {}
-            }
-        }
-    }
-
-    fn tell_warnings(&mut self) {
-        let index = lock(&self.index);
-        let now: BTreeSet<Warning> = index.warnings().into_iter().collect();
-        for warning in now.difference(&self.news.warnings) {
-            tracing::warn!("{}: {}", warning.object, warning.message);
-        }
-        drop(index);
-        if now != self.news.warnings {
-            self.state.set_warnings(now.iter().cloned().collect());
-        }
-        self.news.warnings = now;
     }
 }
