@@ -65,7 +65,7 @@ pub(crate) struct Cluster {
 #[derive(Default)]
 pub(crate) struct Restored {
     /// Its keys, for the source to tell what is gone since.
-    pub(crate) keys: Vec<ObjectKey>,
+    pub(crate) keys: kube::Known,
     /// When it was last written; None where there is nothing.
     pub(crate) saved: Option<SystemTime>,
     /// Where it is; None where nothing is kept.
@@ -146,7 +146,7 @@ impl Source {
         let mut restored = Restored { recorder, place: Some(settings.directory.clone()), ..Restored::default() };
         let Some(world) = loaded.world else { return restored };
         let read = world.read(|change| {
-            restored.keys.push(key(&change));
+            restored.keys.insert(&key(&change));
             index.apply(change);
         });
         match read {
@@ -163,7 +163,7 @@ impl Source {
                 if let Some(recorder) = &restored.recorder {
                     recorder.begin_world();
                 }
-                restored.keys.clear();
+                restored.keys = kube::Known::default();
                 *index = empty();
             }
         }
@@ -171,7 +171,7 @@ impl Source {
     }
 
     /// Follows the source; its events go to `inputs`. `known` is what is in force already.
-    pub(crate) fn follow(self, known: Vec<ObjectKey>, inputs: Sender<Input>) {
+    pub(crate) fn follow(self, known: kube::Known, inputs: Sender<Input>) {
         match self {
             Source::Manifests(directory) => {
                 inputs::source(

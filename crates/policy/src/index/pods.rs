@@ -75,21 +75,31 @@ impl Pods {
 
 impl Index {
     pub(super) fn apply_pod(&mut self, pod: podgate_api::Pod) {
-        let next = self.compact(&pod);
-        let known = self.pods.names.get(&(next.namespace, next.name.clone())).copied();
-        let id = known.unwrap_or_else(|| self.new_pod_id(&next));
-        let old = self.pods.slots[id as usize].take();
-        if let Some(old) = old.filter(|old| *old != next) {
+        let mut next = self.compact(&pod);
+        let Some(id) = self.known_pod(&mut next) else {
+            let id = self.new_pod_id(&next);
+            self.claim(id, &next);
+            self.pods.slots[id as usize] = Some(next);
+            return;
+        };
+        let Some(old) = self.pods.slots[id as usize].take() else { unreachable!("pod {id} has a name and is no more") };
+        let (stays, goes) = if old == next {
+            (old, next)
+        } else {
             // What stays is claimed before it is given up, so that it keeps its numbers.
             self.claim(id, &next);
             self.unclaim_but(id, &old, &next);
-            self.release_pod(old);
-        } else if known.is_none() {
-            self.claim(id, &next);
-        } else {
-            self.release_again(&next);
-        }
-        self.pods.slots[id as usize] = Some(next);
+            (next, old)
+        };
+        self.release_pod(goes);
+        self.pods.slots[id as usize] = Some(stays);
+    }
+
+    /// The number of the pod that has this one's name, if there is one; the name is kept once.
+    fn known_pod(&self, pod: &mut Pod) -> Option<PodId> {
+        let ((_, name), id) = self.pods.names.get_key_value(&(pod.namespace, Arc::clone(&pod.name)))?;
+        pod.name = Arc::clone(name);
+        Some(*id)
     }
 
     pub(super) fn delete_pod(&mut self, namespace: &str, name: &str) {
@@ -149,12 +159,8 @@ impl Index {
         old.of_node.iter().for_each(|a| self.unclaim_for_node(*a, old.node));
     }
 
-    fn release_pod(&mut self, pod: Pod) {
-        self.release_again(&pod);
-    }
-
     /// Everything that a pod uses has one user less.
-    fn release_again(&mut self, pod: &Pod) {
+    fn release_pod(&mut self, pod: Pod) {
         pod.identity.into_iter().for_each(|i| self.release_identity(i));
         self.nodes.release(&mut self.symbols, pod.node);
         self.symbols.release(pod.namespace);

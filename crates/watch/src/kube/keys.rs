@@ -1,9 +1,53 @@
 //! The names of the objects that were told, so that a new list shows which of them are gone. Nothing else of the
 //! objects is kept: 100,000 names take about 9 MB, during a list too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use podgate_api::{Kind, ObjectKey};
+
+/// The names of objects told before, from a state on disk; see [`Settings::known`](super::Settings::known).
+#[derive(Debug, Clone, Default)]
+pub struct Known(BTreeMap<Kind, HashMap<Box<str>, Vec<Box<str>>>>);
+
+impl Known {
+    /// One more object; each is to be given once.
+    pub fn insert(&mut self, key: &ObjectKey) {
+        let namespaces = self.0.entry(key.kind).or_default();
+        match namespaces.get_mut(&*key.namespace) {
+            Some(names) => names.push(key.name.as_str().into()),
+            None => _ = namespaces.insert(key.namespace.as_str().into(), vec![key.name.as_str().into()]),
+        }
+    }
+
+    /// How many objects.
+    pub fn len(&self) -> usize {
+        self.0.values().flat_map(HashMap::values).map(Vec::len).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes the objects of one kind out.
+    pub(super) fn take(&mut self, kind: Kind) -> Keys {
+        let sorted = |mut names: Vec<Box<str>>| {
+            names.sort_unstable();
+            names.dedup();
+            Names { seen: vec![true; names.len()], names }
+        };
+        let namespaces = self.0.remove(&kind).unwrap_or_default();
+        Keys { namespaces: namespaces.into_iter().map(|(namespace, names)| (namespace, sorted(names))).collect() }
+    }
+}
+
+impl FromIterator<ObjectKey> for Known {
+    fn from_iter<T: IntoIterator<Item = ObjectKey>>(keys: T) -> Self {
+        let mut known = Known::default();
+        keys.into_iter().for_each(|key| known.insert(&key));
+        known
+    }
+}
 
 /// The objects of one kind that are there, as far as was told.
 #[derive(Debug, Default)]
@@ -120,6 +164,19 @@ mod tests {
         assert_eq!(gone(&mut keys, 9), ["Pod a/x", "Pod b/x"]);
         assert!(keys.contains("a", "y") && !keys.contains("a", "x"));
         assert_eq!(gone(&mut keys, 9), [""; 0]);
+    }
+
+    #[test]
+    fn what_was_known_before_is_known_by_kind_in_whatever_order_it_was() {
+        let key = |kind, name: &str| ObjectKey { kind, namespace: "a".to_owned(), name: name.to_owned() };
+        let keys = [key(Kind::Pod, "y"), key(Kind::Pod, "x"), key(Kind::NetworkPolicy, "z")];
+        let mut known: Known = keys.into_iter().collect();
+        assert_eq!(known.len(), 3);
+        let mut pods = known.take(Kind::Pod);
+        assert!(pods.contains("a", "x") && pods.contains("a", "y") && !pods.contains("a", "z"));
+        pods.begin_list();
+        assert_eq!(gone(&mut pods, 9), ["Pod a/x", "Pod a/y"]);
+        assert!(!known.take(Kind::Pod).contains("a", "x") && known.len() == 1);
     }
 
     #[test]

@@ -32,7 +32,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use podgate_api::ObjectKey;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -41,6 +40,7 @@ use board::Board;
 use connect::Connection;
 pub use connect::identity;
 use installs::Installs;
+pub use keys::Known;
 use objects::Objects;
 use reflect::{JSON, Reflector, Target};
 use resources::RESOURCES;
@@ -51,7 +51,7 @@ pub struct Settings {
     /// How the API server is reached.
     pub access: Access,
     /// Objects told before from a state on disk: those that the first lists do not have are deleted.
-    pub known: Vec<ObjectKey>,
+    pub known: Known,
     /// How long things may take.
     pub timing: Timing,
 }
@@ -119,7 +119,7 @@ impl Default for Timing {
 impl Settings {
     /// Settings with nothing known before.
     pub fn new(access: Access) -> Self {
-        Self { access, known: Vec::new(), timing: Timing::default() }
+        Self { access, known: Known::default(), timing: Timing::default() }
     }
 }
 
@@ -168,8 +168,7 @@ pub async fn follow(settings: Settings, events: mpsc::Sender<Event>) -> Result<(
     let mut known = settings.known;
     let mut tasks = JoinSet::new();
     for resource in &RESOURCES {
-        let of_kind = known.extract_if(.., |key| key.kind == resource.kind);
-        let objects = Objects::new(resource, events.clone(), Arc::clone(&board), of_kind);
+        let objects = Objects::new(resource, events.clone(), Arc::clone(&board), known.take(resource.kind));
         let target = Target {
             path: resource.path(),
             group: (resource.group_path(), resource.plural),

@@ -44,15 +44,8 @@ struct Trouble {
 }
 
 impl Objects {
-    /// `known`: the keys told before, of this kind.
-    pub(super) fn new(
-        resource: &'static Resource,
-        events: mpsc::Sender<Event>,
-        board: Arc<Board>,
-        known: impl IntoIterator<Item = ObjectKey>,
-    ) -> Self {
-        let mut keys = Keys::default();
-        known.into_iter().for_each(|key| keys.insert(&key.namespace, &key.name));
+    /// `keys`: those told before.
+    pub(super) fn new(resource: &'static Resource, events: mpsc::Sender<Event>, board: Arc<Board>, keys: Keys) -> Self {
         let (changes, troubled, nameless) = Default::default();
         Self { resource, events, board, keys, changes, troubled, nameless, untold: false }
     }

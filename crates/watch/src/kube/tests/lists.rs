@@ -100,12 +100,13 @@ async fn what_was_known_before_and_is_not_in_the_first_list_is_deleted() {
     server.put(PODS, pod("web", "a"));
     let key = |kind, namespace: &str, name: &str| ObjectKey { kind, namespace: namespace.into(), name: name.into() };
     let mut world = World::of(&server, |settings| {
-        settings.known = vec![
+        let known = [
             key(Kind::Pod, "shop", "web"),
             key(Kind::Pod, "shop", "old"),
             key(Kind::NetworkPolicy, "shop", "old"),
             key(Kind::AdminNetworkPolicy, "", "old"),
         ];
+        settings.known = known.into_iter().collect();
     });
     world.until("synced", |world| world.synced).await;
     world.deleted.sort();
