@@ -19,7 +19,7 @@ demo: setup-demo ## the main job on real packets, no cluster (root)
 	target/release/podgate demo $(DEMO_ARGS)
 
 .PHONY: test
-test: setup-test privileges fmt clippy doc unit demo deploy-test cluster-test ## everything, as CI runs it (root)
+test: setup-test privileges fmt clippy doc unit demo deploy-test cluster-test conformance-part ## everything, as CI runs it (root)
 	@echo "make test: all passed"
 
 .PHONY: fmt
@@ -64,6 +64,12 @@ cluster-test: setup-cluster image ## podgate in clusters of their own: pods rout
 .PHONY: conformance
 conformance: setup-cluster image ## upstream's NetworkPolicy suite in a cluster of its own; PARALLEL=4 FOCUS=regexp (root)
 	tests/cluster/with tests/cluster/conformance
+
+# Specs of every kind that there is: policies, pods and namespaces that change, ports by name, blocks, both directions, stacks.
+CONFORMANCE_PART := updated|stacked|named port|CIDR|IPBlock|independently|after they are deleted
+.PHONY: conformance-part
+conformance-part: setup-cluster image
+	FOCUS='Netpol.*($(CONFORMANCE_PART))' tests/cluster/with tests/cluster/conformance
 
 .PHONY: image
 image: ## the container image, from scratch with the static binary: target/image/podgate.tar (root)
