@@ -21,7 +21,7 @@ pub(crate) struct News {
     /// Connections that are forbidden by now may still be remembered as accepted.
     pub(super) unjudged: Option<telemetry::Hold>,
     pub(super) unknown_node: Option<telemetry::Hold>,
-    /// [`Input::TryAgain`] is on its way.
+    /// [`Input::TryAgain`](super::inputs::Input::TryAgain) is on its way.
     pub(super) trying_again: bool,
     pub(super) checked_bridges: BTreeSet<IpAddr>,
 }
