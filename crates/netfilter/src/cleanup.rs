@@ -38,7 +38,7 @@ pub fn cleanup() -> Result<Cleanup, Error> {
         let mut transaction = Transaction::default();
         delete_table(&mut transaction);
         match transaction.commit(&mut channel, None) {
-            Ok(()) => done.table = true,
+            Ok(_) => done.table = true,
             Err(Failure::Other(error)) if error.refused_with() == Some(libc::ENOENT) => {}
             Err(failure) => return Err(failure.into()),
         }

@@ -23,7 +23,6 @@ const CTA_LABELS: u16 = 22;
 const CTA_LABELS_MASK: u16 = 23;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
-const CTA_TUPLE_ZONE: u16 = 3;
 const CTA_IP_V4_SRC: u16 = 1;
 const CTA_IP_V6_SRC: u16 = 3;
 const CTA_PROTO_NUM: u16 = 1;
@@ -108,18 +107,18 @@ fn look(marks: &Marks, spare: Option<&Marks>, keep: &mut dyn FnMut(&Tracked) -> 
 }
 
 /// A connection that has a bit of ours, with what it takes to name it to the kernel.
-struct Remembered {
+pub(crate) struct Remembered {
     family: u8,
     tuple: Vec<u8>,
     zone: Option<Vec<u8>>,
     has_label: bool,
     has_mark: bool,
-    tracked: Tracked,
+    pub(crate) tracked: Tracked,
 }
 
 impl Remembered {
     /// Reads one entry of a dump; `None` if it has no bit of ours.
-    fn parse(payload: &[u8], label: &[u8; 16], mark: u32) -> Option<Self> {
+    pub(crate) fn parse(payload: &[u8], label: &[u8; 16], mark: u32) -> Option<Self> {
         let (family, item) = (*payload.first()?, payload.get(4..)?);
         let has_label = attribute(item, CTA_LABELS).is_some_and(|l| l.iter().zip(label).any(|(a, b)| a & b != 0));
         let has_mark = attribute(item, CTA_MARK).and_then(be32).is_some_and(|m| m & mark != 0);
@@ -136,13 +135,12 @@ impl Remembered {
             port: port.and_then(|p| p.try_into().ok()).map(u16::from_be_bytes),
         };
         // A zone of one direction only is told inside the tuple, which goes back as it came.
-        debug_assert!(attribute(original, CTA_TUPLE_ZONE).is_none_or(|z| z.len() == 2));
         let zone = attribute(item, CTA_ZONE).map(<[u8]>::to_vec);
         Some(Self { family, tuple: original.to_vec(), zone, has_label, has_mark, tracked })
     }
 
     /// The message that takes our bits off.
-    fn clear(&self, label: &[u8; 16], mark: u32) -> NetfilterMessage {
+    pub(crate) fn clear(&self, label: &[u8; 16], mark: u32) -> NetfilterMessage {
         let mut attributes = vec![DefaultNla::new(CTA_TUPLE_ORIG | NLA_F_NESTED, self.tuple.clone())];
         attributes.extend(self.zone.clone().map(|zone| DefaultNla::new(CTA_ZONE, zone)));
         // Only where it is set: a connection without room for labels refuses the attribute.
@@ -176,7 +174,7 @@ fn take_back(channel: &mut Channel, chunk: &[Remembered], label: &[u8; 16], mark
         append(&mut bytes, remembered.clear(label, mark), NLM_F_REQUEST | NLM_F_ACK, sequence);
     }
     channel.send(&bytes).map_err(|e| Error::io(doing, e))?;
-    let (answers, lost) = channel.answers(doing)?;
+    let (answers, lost) = channel.answers(doing, &mut |_| {})?;
     // ENOENT: the connection ended meanwhile, which is as good.
     if let Some(answer) = answers.iter().find(|a| a.code != 0 && a.code != libc::ENOENT) {
         return Err(answer.refusal(doing));

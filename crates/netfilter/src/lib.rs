@@ -22,6 +22,9 @@ mod cleanup;
 pub mod conntrack;
 mod error;
 mod features;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod life;
 mod marks;
@@ -37,6 +40,7 @@ pub use features::{Features, probe};
 pub use guard::{Changed, Guard};
 pub use life::{Life, Vigil};
 pub use marks::{Marks, MarksError, Way};
+pub use program::cache::{CacheEntry, CacheHits, Cached, Forget, cache_hits};
 pub use program::ownership::{Claim, Expect, Owner, owner, uptime};
 pub use program::{Open, Program, ProgramSettings, TABLE, Update};
 pub use queue::{

@@ -145,28 +145,23 @@ impl Channel {
                 Err(error) => return Err(error),
             }
         }
-        let mut rest = self.read.as_slice();
-        while let Ok(message) = NetlinkBuffer::new_checked(rest) {
-            each(Received {
-                kind: message.message_type(),
-                flags: message.flags(),
-                sequence: message.sequence_number(),
-                port: message.port_number(),
-                payload: message.payload(),
-            });
-            let step = (message.length() as usize).next_multiple_of(4);
-            rest = rest.get(step..).unwrap_or(&[]);
-        }
+        messages(&self.read).for_each(each);
         Ok(true)
     }
 
-    /// Reads every acknowledgement that waits. Second value: were some lost?
-    pub(crate) fn answers(&mut self, doing: &str) -> Result<(Vec<Answer>, bool), Error> {
+    /// Reads every acknowledgement that waits; what else there is goes to `other`. Second value: were some lost?
+    pub(crate) fn answers(
+        &mut self,
+        doing: &str,
+        other: &mut dyn FnMut(Received<'_>),
+    ) -> Result<(Vec<Answer>, bool), Error> {
         let (mut answers, mut lost) = (Vec::new(), false);
         loop {
             let read = self.read(&mut |message| {
                 if message.kind == NLMSG_ERROR {
                     answers.push(Answer::parse(&message));
+                } else {
+                    other(message);
                 }
             });
             match read {
@@ -243,7 +238,7 @@ impl Channel {
 }
 
 impl Answer {
-    fn parse(message: &Received<'_>) -> Self {
+    pub(crate) fn parse(message: &Received<'_>) -> Self {
         let payload = message.payload;
         let code = payload.get(..4).and_then(|b| b.try_into().ok()).map_or(-libc::EPROTO, i32::from_ne_bytes);
         // struct nlmsgerr: the code, the header of the message in question, its payload unless capped, attributes.
@@ -254,7 +249,7 @@ impl Answer {
             let text = attribute(payload.get(start..).unwrap_or(&[]), NLMSGERR_ATTR_MSG);
             detail = text.map(|t| String::from_utf8_lossy(t).trim_end_matches('\0').to_owned());
         }
-        Self { sequence: message.sequence, code: -code, detail }
+        Self { sequence: message.sequence, code: code.wrapping_neg(), detail }
     }
 
     /// This answer as an error of `doing`.
@@ -270,8 +265,24 @@ impl Answer {
     }
 }
 
-fn done_code(payload: &[u8]) -> i32 {
-    -payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes)
+pub(crate) fn done_code(payload: &[u8]) -> i32 {
+    payload.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes).wrapping_neg()
+}
+
+/// The messages of one datagram, as far as they are well formed.
+pub(crate) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
+    std::iter::from_fn(move || {
+        let message = NetlinkBuffer::new_checked(datagram).ok()?;
+        let step = (message.length() as usize).next_multiple_of(4);
+        datagram = datagram.get(step..).unwrap_or(&[]);
+        Some(Received {
+            kind: message.message_type(),
+            flags: message.flags(),
+            sequence: message.sequence_number(),
+            port: message.port_number(),
+            payload: message.payload(),
+        })
+    })
 }
 
 /// Appends `message` to `bytes` with its netlink header.

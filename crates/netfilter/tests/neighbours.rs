@@ -16,7 +16,8 @@ const QUEUE: u16 = 6;
 
 fn install(node: &Node, marks: Marks) -> Program {
     node.at.run(|| {
-        let settings = ProgramSettings { marks, queues: QUEUE..=QUEUE, fail_open: false, udp_prerouting: Some(false) };
+        let settings =
+            ProgramSettings { marks, queues: QUEUE..=QUEUE, udp_prerouting: Some(false), ..ProgramSettings::default() };
         let mut program = Program::install(settings).unwrap_or_else(|e| panic!("{e}"));
         let ranges: [IpNet; 2] = ["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()];
         program.apply(&Update { ranges: Some(&ranges), ..Update::default() }).unwrap();

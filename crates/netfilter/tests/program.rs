@@ -10,8 +10,8 @@ use std::time::Instant;
 use ipnet::IpNet;
 use kit::*;
 use podgate_netfilter::{
-    Changed, Claim, Cleanup, Error, Expect, Marks, MarksError, Open, Program, ProgramSettings, Update, cleanup, owner,
-    probe,
+    Changed, Claim, Cleanup, Error, Expect, Forget, Marks, MarksError, Open, Program, ProgramSettings, Update, cleanup,
+    owner, probe,
 };
 
 const BOTH: Open = Open { ingress: true, egress: true };
@@ -441,8 +441,8 @@ fn addresses_are_rechecked_until_told_otherwise() {
     assert!(!plain.contains("recheck"), "{plain}");
     for _ in 0..2 {
         let update = Update { open: &[(v4(9), BOTH)], ..Update::default() };
-        program.apply_and_recheck(&update, &[v4(2), v6(2)]).unwrap();
-        program.apply_and_recheck(&Update::default(), &[v4(3)]).unwrap();
+        program.apply_and_recheck(&update, &[v4(2), v6(2)], Forget::default()).unwrap();
+        program.apply_and_recheck(&Update::default(), &[v4(3)], Forget::default()).unwrap();
         assert_eq!(elements(&at, "recheck4"), "10.1.0.2, 10.1.0.3");
         assert_eq!((elements(&at, "recheck6"), elements(&at, "open_egress4")), ("fd01::2".into(), "10.1.0.9".into()));
         let looked_up = at.sh("nft list chain inet podgate accepted");
@@ -458,7 +458,7 @@ fn addresses_are_rechecked_until_told_otherwise() {
         assert!(program.intact().unwrap());
     }
     // Another agent takes it over as it is.
-    program.apply_and_recheck(&Update::default(), &[v4(2)]).unwrap();
+    program.apply_and_recheck(&Update::default(), &[v4(2)], Forget::default()).unwrap();
     let mut next = at.run(|| Program::claim(settings(), &claim("b", Expect::Anything), Some(&nothing())).unwrap());
     assert_eq!(elements(&at, "recheck4"), "10.1.0.2");
     assert!(at.sh("nft list chain inet podgate accepted").contains("recheck"));

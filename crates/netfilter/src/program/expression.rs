@@ -41,6 +41,7 @@ pub(crate) enum Direction {
 /// `NF_CT_STATE_BIT` of each state that the program asks for.
 pub(crate) const INVALID: u32 = 1;
 pub(crate) const RELATED: u32 = 1 << 2;
+pub(crate) const ESTABLISHED: u32 = 1 << 1;
 pub(crate) const NEW: u32 = 1 << 3;
 pub(crate) const UNTRACKED: u32 = 1 << 6;
 
@@ -121,8 +122,12 @@ fn masked(mask: u32) -> Expression {
 }
 
 fn payload(base: u32, offset: u32, length: u32) -> Expression {
+    payload_to(Register::Reg1, base, offset, length)
+}
+
+fn payload_to(register: Register, base: u32, offset: u32, length: u32) -> Expression {
     Expressions::Payload(vec![
-        Payload::DestinationRegister(Register::Reg1),
+        Payload::DestinationRegister(register),
         Payload::Base(base),
         Payload::Offset(offset),
         Payload::Len(length),
@@ -263,15 +268,48 @@ pub(crate) fn address(family_of: Family, end: End, within: &str, without: &str) 
 
 /// `ip|ip6 saddr|daddr @set`
 pub(crate) fn address_in(family_of: Family, end: End, set: &str) -> Statement {
-    let offset = match (family_of, end) {
+    let mut statement = family(family_of);
+    statement.push(payload(NETWORK_HEADER, offset(family_of, end), family_of.length()));
+    statement.push(lookup(set, 0));
+    statement
+}
+
+/// Where an address stands in the header.
+fn offset(family: Family, end: End) -> u32 {
+    match (family, end) {
         (Family::V4, End::Source) => 12,
         (Family::V4, End::Destination) => 16,
         (Family::V6, End::Source) => 8,
         (Family::V6, End::Destination) => 24,
-    };
+    }
+}
+
+/// `ip|ip6 saddr . ip|ip6 daddr . meta l4proto . th dport @set`; without `source`: of the other three. A packet that does
+/// not show its ports does not match.
+pub(crate) fn cached(family_of: Family, source: bool, set: &str) -> Statement {
+    let length = family_of.length();
+    let first = if source { End::Source } else { End::Destination };
     let mut statement = family(family_of);
-    statement.push(payload(NETWORK_HEADER, offset, family_of.length()));
+    statement.push(payload(NETWORK_HEADER, offset(family_of, first), length));
+    // Each field fills registers of 32 bits, one after the other; the first of these is register 1's beginning.
+    let mut next = u32::from(Register::Reg32_00) + length / 4;
+    if source {
+        let from = offset(family_of, End::Destination);
+        statement.push(payload_to(Register::from(next), NETWORK_HEADER, from, length));
+        next += length / 4;
+    }
+    let protocol = vec![Meta::Key(MetaKey::L4Proto), Meta::DestinationRegister(Register::from(next))];
+    statement.push(Expressions::Meta(protocol).into());
+    statement.push(payload_to(Register::from(next + 1), TRANSPORT_HEADER, 2, 2));
     statement.push(lookup(set, 0));
+    statement
+}
+
+/// `ip|ip6 saddr|daddr != @set`
+pub(crate) fn address_not_in(family_of: Family, end: End, set: &str) -> Statement {
+    let mut statement = address_in(family_of, end, set);
+    statement.pop();
+    statement.push(lookup(set, LOOKUP_INVERTED));
     statement
 }
 

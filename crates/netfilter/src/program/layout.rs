@@ -7,6 +7,7 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::TABLE;
+use super::cache;
 use super::expression::{Family, jump};
 use super::ownership;
 use super::rules::{REGULAR, Rule};
@@ -72,6 +73,7 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
         }
     }
     ownership::add_set(transaction, id + 1);
+    cache::add_sets(transaction, id + 2);
 }
 
 fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {

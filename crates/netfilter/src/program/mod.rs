@@ -4,6 +4,7 @@
 //! Program ── layout      table, base chains (made once), sets
 //!         ├─ rules       what stands in the chains   (expression: the words they are made of)
 //!         ├─ sets        pod ranges, known-open addresses
+//!         ├─ cache       verdicts that the kernel repeats
 //!         ├─ ownership   whose the table is: of several agents only one may write
 //!         ├─ transaction all or nothing
 //!         └─ standing    what the kernel has: to take over, to recognise
@@ -12,6 +13,7 @@
 //! Invariants: base chains hold one jump each and are never deleted here; a change has no moment without rules; an
 //! address is open only if it was said to be. Taking the program away is `cleanup`'s.
 
+pub(crate) mod cache;
 pub(crate) mod expression;
 pub(crate) mod layout;
 pub(crate) mod ownership;
@@ -26,6 +28,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
+use self::cache::{CacheEntry, CacheHits, Forget};
 use self::layout::{Base, CORE, INPUT, UDP};
 use self::ownership::{Claim, Expect, Owner};
 use self::rules::Plan;
@@ -46,6 +49,9 @@ pub const TABLE: &str = "podgate";
 /// A take-over that others' changes keep getting in the way of is tried this often.
 const TRIES: usize = 20;
 
+/// Room for the notices of a cache of some 16,000 entries that is emptied at once.
+const NOTICES: usize = 32 << 20;
+
 /// What the program is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgramSettings {
@@ -58,11 +64,13 @@ pub struct ProgramSettings {
     /// Judge UDP before routing, after destination NAT, where two packets of one socket that wait in the queue don't
     /// lose a conntrack race. `None`: on kernels before 6.12, which need it.
     pub udp_prerouting: Option<bool>,
+    /// Look verdicts up in the cache ([`Program::remember`]).
+    pub cache: bool,
 }
 
 impl Default for ProgramSettings {
     fn default() -> Self {
-        Self { marks: Marks::default(), queues: 0..=0, fail_open: false, udp_prerouting: None }
+        Self { marks: Marks::default(), queues: 0..=0, fail_open: false, udp_prerouting: None, cache: true }
     }
 }
 
@@ -95,6 +103,7 @@ pub struct Program {
     made: Standing,
     owner: Owner,
     generation: Option<u32>,
+    hits: Vec<CacheHits>,
 }
 
 impl Program {
@@ -117,6 +126,7 @@ impl Program {
             return Err(Error::Queues { first: *settings.queues.start(), last: *settings.queues.end() });
         }
         let mut channel = Channel::open(NETLINK_NETFILTER)?;
+        channel.receive_room(NOTICES);
         let features = probe_with(&mut channel)?;
         let mut plan = Plan {
             marks: settings.marks,
@@ -126,6 +136,7 @@ impl Program {
             udp_prerouting: settings.udp_prerouting.unwrap_or(features.release < (6, 12)),
             judge_input: false,
             recheck: false,
+            cache: settings.cache,
         };
         let (before, owner) = take_over(&mut channel, &mut plan, claim, first)?;
         let made = Standing::read(&mut channel)?
@@ -134,7 +145,7 @@ impl Program {
             let taken = conntrack::forget(&old, &plan.marks)?;
             tracing::info!(connections = taken.taken_back, "took the bits of earlier settings off connections");
         }
-        Ok(Self { channel, features, plan, made, owner, generation: None })
+        Ok(Self { channel, features, plan, made, owner, generation: None, hits: Vec::new() })
     }
 
     /// Under which generation this one owns the table, unless somebody else claimed it since.
@@ -142,8 +153,8 @@ impl Program {
         &self.owner
     }
 
-    /// Like [`apply`](Self::apply), but the open sets are emptied first, in the same transaction, and so are the ranges
-    /// if the update has some: what an earlier agent said no longer counts.
+    /// Like [`apply`](Self::apply), but the open sets and the verdict cache are emptied first, in the same transaction, and
+    /// so are the ranges if the update has some: what an earlier agent said no longer counts.
     pub fn replace(&mut self, update: &Update<'_>) -> Result<(), Error> {
         self.change(update, true)
     }
@@ -156,9 +167,16 @@ impl Program {
     }
 
     /// Like [`apply`](Self::apply); in the same transaction the connections of these addresses are no longer remembered:
-    /// their packets come up until [`recheck_only`](Self::recheck_only) says otherwise, whatever labels they have.
-    pub fn apply_and_recheck(&mut self, update: &Update<'_>, addresses: &[IpAddr]) -> Result<(), Error> {
+    /// their packets come up until [`recheck_only`](Self::recheck_only) says otherwise, whatever labels they have. Nor are
+    /// the verdicts of `forget`.
+    pub fn apply_and_recheck(
+        &mut self,
+        update: &Update<'_>,
+        addresses: &[IpAddr],
+        forget: Forget<'_>,
+    ) -> Result<(), Error> {
         let mut transaction = ownership::fence(&self.owner);
+        cache::forget(&mut transaction, forget);
         let input = self.note(&mut transaction, update, false);
         if !addresses.is_empty() {
             sets::add_recheck(&mut transaction, addresses);
@@ -179,6 +197,19 @@ impl Program {
         sets::add_recheck(&mut transaction, addresses);
         self.switch_recheck(&mut transaction, !addresses.is_empty());
         self.commit(transaction, None, !addresses.is_empty())
+    }
+
+    /// From now on the kernel repeats these verdicts, none of which it knows yet, and those of `forget` no more.
+    pub fn remember(&mut self, entries: &[CacheEntry], forget: Forget<'_>) -> Result<(), Error> {
+        let mut transaction = ownership::fence(&self.owner);
+        cache::forget(&mut transaction, forget);
+        cache::add(&mut transaction, entries);
+        self.commit(transaction, None, self.plan.recheck)
+    }
+
+    /// What the verdicts did that were forgotten since the last call.
+    pub fn take_hits(&mut self) -> Vec<CacheHits> {
+        std::mem::take(&mut self.hits)
     }
 
     /// Takes the table away, then our label and mark off all connections; errors as those of [`apply`](Self::apply).
@@ -238,7 +269,7 @@ impl Program {
         if transaction.is_empty() {
             return Ok(());
         }
-        transaction.commit(&mut self.channel, None)?;
+        self.hits.extend(transaction.commit(&mut self.channel, None)?);
         self.plan.recheck = recheck;
         self.made.accepted = rules::accepted(&self.plan.marks, recheck).len();
         if let Some(wanted) = input {
@@ -284,6 +315,7 @@ fn remembered(marks: &Marks) -> (u32, u8) {
 fn fill(transaction: &mut Transaction, update: &Update<'_>, fresh: bool) {
     if fresh {
         sets::empty_open(transaction);
+        cache::forget(transaction, Forget::All);
     }
     if let Some(ranges) = update.ranges {
         sets::replace_ranges(transaction, ranges);
@@ -322,11 +354,13 @@ fn take_over(
             layout::add_base(&mut transaction, base);
             layout::add_rule(&mut transaction, layout::base_rule(base));
         }
+        // Whoever wrote them knew another world.
+        cache::forget(&mut transaction, Forget::All);
         if let Some(first) = first {
             sets::become_what(&mut transaction, channel, first)?;
         }
         match transaction.commit(channel, Some(seen)) {
-            Ok(()) => return Ok((standing, owner)),
+            Ok(_) => return Ok((standing, owner)),
             Err(Failure::Stale) => {}
             Err(Failure::Fenced) => return Err(Error::NotOwner),
             Err(Failure::Other(error)) => {

@@ -142,7 +142,7 @@ fn message(elements: Vec<ListAttribute<SetElementAttribute>>) -> SetElementMessa
     SetElementMessage { attributes }
 }
 
-fn element(owner: &Owner) -> ListAttribute<SetElementAttribute> {
+pub(crate) fn element(owner: &Owner) -> ListAttribute<SetElementAttribute> {
     let Owner { generation, agent, returns, since } = owner;
     let agent = if agent.is_empty() { "-" } else { agent };
     ListAttribute::Element(vec![
@@ -152,7 +152,7 @@ fn element(owner: &Owner) -> ListAttribute<SetElementAttribute> {
 }
 
 /// Reads one element as the kernel lists it. One that others put there has no words, but counts all the same.
-fn parse(element: &[u8]) -> Option<Owner> {
+pub(crate) fn parse(element: &[u8]) -> Option<Owner> {
     let key = attribute(attribute(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
     let mut owner = Owner { generation: be32(key)?, agent: String::new(), returns: 0, since: 0 };
     let comment = attribute(element, NFTA_SET_ELEM_USERDATA).and_then(|data| data.get(2..)).map(text).unwrap_or("");

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! output 0          mark_node      what the node itself sends
-//! postrouting 98    judge ─▶ decide ─┬─▶ divert ─▶ to_queue            (98: after DNAT, just before source NAT)
+//! postrouting 98    judge ─▶ decide ─┬─▶ cached ─▶ divert ─▶ to_queue  (98: after DNAT, just before source NAT)
+//!                        │           │     └─▶ recall                 (decided before: accepted or dropped at once)
 //!                        │           ├─▶ reply_way ─▶ divert
 //!                        │           └─▶ invalid ─▶ drop_invalid
 //!                        └─ accepted                  (remembered: passes)
@@ -15,11 +16,12 @@
 
 use std::ops::RangeInclusive;
 
+use super::cache::Cached;
 use super::expression::{
-    Direction, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address, address_in, back,
-    connection_mark, counter, direction, drop, goto, icmpv6_from, jump, label, local, mark_any, mark_is,
-    neighbour_discovery, not_protocol, protocol, queue, queue_compat, set_connection_mark, set_label, set_mark, state,
-    tcp_without_syn,
+    Direction, ESTABLISHED, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address,
+    address_in, address_not_in, back, cached as lookup_cache, connection_mark, counter, direction, drop, goto,
+    icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol, queue,
+    queue_compat, set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
 use crate::marks::{Marks, Way};
 
@@ -34,10 +36,12 @@ pub(crate) struct Plan {
     pub judge_input: bool,
     /// There are addresses whose connections are not remembered for the moment.
     pub recheck: bool,
+    /// The verdict cache is looked up.
+    pub cache: bool,
 }
 
 /// Regular chains, in the order in which they are made.
-pub(crate) const REGULAR: [&str; 14] = [
+pub(crate) const REGULAR: [&str; 16] = [
     "mark_node",
     "accepted",
     "judge",
@@ -47,6 +51,8 @@ pub(crate) const REGULAR: [&str; 14] = [
     "reply_way",
     "invalid",
     "drop_invalid",
+    "cached",
+    "recall",
     "divert",
     "to_queue",
     "remember",
@@ -82,9 +88,10 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
     ];
     rules.extend(accepted(marks, plan.recheck));
     for family in Family::BOTH {
-        rules.push(from_known("decide", family, End::Source, "egress", "divert"));
-        rules.push(from_known("decide", family, End::Destination, "ingress", "divert"));
+        rules.push(from_known("decide", family, End::Source, "egress", "cached"));
+        rules.push(from_known("decide", family, End::Destination, "ingress", "cached"));
     }
+    rules.extend(cached(plan.cache));
     // The client of a reply is its destination.
     for family in Family::BOTH {
         rules.push(from_known("reply_way", family, End::Destination, "egress", "divert"));
@@ -151,6 +158,31 @@ pub(crate) fn judge_input(marks: &Marks) -> Vec<Rule> {
 fn from_known(chain: &'static str, family: Family, end: End, way: &str, target: &str) -> Rule {
     let digit = family.digit();
     rule(chain, [address(family, end, &format!("ranges{digit}"), &format!("open_{way}{digit}")), goto(target)])
+}
+
+/// Verdicts that are repeated without asking. Replies and what conntrack does not track never come here, and an error that
+/// travels with a connection is not what it says it is about.
+fn cached(looked_up: bool) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    if looked_up {
+        rules.push(rule("cached", [state(NEW | ESTABLISHED, false), goto("divert")]));
+        let places = [(Cached::Accept, goto as fn(&str) -> Statement), (Cached::Drop, |_| drop())];
+        for (verdict, act) in places {
+            for family in Family::BOTH {
+                rules.push(rule("cached", [lookup_cache(family, true, &verdict.set(family)), act("recall")]));
+            }
+        }
+        for family in Family::BOTH {
+            // A pod may always reach itself, and what is in the ranges is known by its address.
+            let outside = address_not_in(family, End::Source, &format!("ranges{}", family.digit()));
+            rules.push(rule("cached", [outside, lookup_cache(family, false, &Cached::Closed.set(family)), drop()]));
+        }
+    }
+    rules.push(rule("cached", [goto("divert")]));
+    // As good as a verdict: see `remember`.
+    rules.push(rule("recall", [jump("keep")]));
+    rules.push(rule("recall", [accept()]));
+    rules
 }
 
 /// Says in the mark how the packet relates to its connection and sends it up.
@@ -237,6 +269,7 @@ mod tests {
             udp_prerouting: true,
             judge_input: true,
             recheck: true,
+            cache: true,
         };
         assert!(rules(&plan).iter().all(|rule| REGULAR.contains(&rule.chain)));
     }

@@ -9,6 +9,7 @@ use netlink_packet_netfilter::nftables::{GenMessage, NfTablesMessage};
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
+use super::cache::{self, CacheHits};
 use crate::Error;
 use crate::netlink::{Answer, Channel, Received, append, attribute, be32};
 
@@ -79,15 +80,16 @@ impl Transaction {
         self.steps.len() == self.fence
     }
 
-    /// Makes the change. With `generation`, only if the rule set is still of that generation.
+    /// Makes the change. With `generation`, only if the rule set is still of that generation. Returns what the cached
+    /// verdicts did that it deletes.
     ///
     /// It is one transaction as long as the system lets a message be that large, which it does for NET_ADMIN. If not,
     /// it becomes several in the same order, which is said in the log.
-    pub(crate) fn commit(self, channel: &mut Channel, generation: Option<u32>) -> Result<(), Failure> {
+    pub(crate) fn commit(self, channel: &mut Channel, generation: Option<u32>) -> Result<Vec<CacheHits>, Failure> {
         match self.send(channel, self.fence..self.steps.len(), generation, true) {
             Err(Sent::TooLarge) => {}
             Err(Sent::Failed(failure)) => return Err(failure),
-            Ok(answers) => return self.judge(&answers),
+            Ok(answers) => return self.judge(&answers).map(|()| answers.hits),
         }
         let parts = self.parts(Channel::SMALL_SEND);
         tracing::warn!(
@@ -95,9 +97,13 @@ impl Transaction {
             parts = parts.len(),
             "the change is larger than this system lets one netlink message be: it is made in several transactions"
         );
+        let mut hits = Vec::new();
         for (index, part) in parts.into_iter().enumerate() {
             match self.send(channel, part, generation.filter(|_| index == 0), true) {
-                Ok(answers) => self.judge(&answers)?,
+                Ok(answers) => {
+                    self.judge(&answers)?;
+                    hits.extend(answers.hits);
+                }
                 Err(Sent::Failed(failure)) => return Err(failure),
                 Err(Sent::TooLarge) => {
                     let source = io::Error::from_raw_os_error(libc::EMSGSIZE);
@@ -105,7 +111,7 @@ impl Transaction {
                 }
             }
         }
-        Ok(())
+        Ok(hits)
     }
 
     /// Has the kernel check every message and then forget them all (a batch without end is aborted; what `nft --check`
@@ -178,8 +184,10 @@ impl Transaction {
             Some(libc::EMSGSIZE | libc::ENOBUFS) => Sent::TooLarge,
             _ => Sent::Failed(Failure::Other(Error::io("send a change to nftables", error))),
         })?;
-        let (list, lost) = channel.answers("a change to nftables").map_err(|e| Sent::Failed(Failure::Other(e)))?;
-        Ok(Answers { first, order, last: final_sequence, list, lost })
+        let mut hits = Vec::new();
+        let answers = channel.answers("a change to nftables", &mut |notice| cache::deleted(&notice, &mut hits));
+        let (list, lost) = answers.map_err(|e| Sent::Failed(Failure::Other(e)))?;
+        Ok(Answers { first, order, last: final_sequence, list, lost, hits })
     }
 
     fn judge(&self, answers: &Answers) -> Result<(), Failure> {
@@ -211,6 +219,7 @@ struct Answers {
     last: u32,
     list: Vec<Answer>,
     lost: bool,
+    hits: Vec<CacheHits>,
 }
 
 impl Answers {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use podgate_netfilter::{
-    Changed, Cleanup, Error, Open, Program, ProgramSettings, Update, cleanup, owner, queue::Waker,
+    Changed, Cleanup, Error, Forget, Open, Program, ProgramSettings, Update, cleanup, owner, queue::Waker,
 };
 use podgate_policy::{Build, Exposure};
 use tokio::sync::mpsc::Sender;
@@ -342,7 +342,7 @@ impl Kernel {
 
     /// Makes a change, if the table is this agent's; connections of `touched` come up from then on.
     fn write(&mut self, update: &Update<'_>, touched: &[IpAddr]) -> Result<(), Error> {
-        match self.program.as_mut().map_or(Ok(()), |program| program.apply_and_recheck(update, touched)) {
+        match self.program.as_mut().map_or(Ok(()), |program| program.apply_and_recheck(update, touched, Forget::default())) {
             Err(Error::NotOwner) => self.lost(),
             other => other,
         }
