@@ -39,6 +39,8 @@ const F_GSO: u32 = 4;
 
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
+const NF_QUEUE: u32 = 3;
+const NF_REPEAT: u32 = 4;
 
 /// Sequence number of the binding request.
 pub(super) const SEQUENCE_BIND: u32 = 1;
@@ -201,6 +203,9 @@ impl Writer {
         let (verdict, mark) = match fate {
             Fate::Accept { mark } => (NF_ACCEPT, remark.then_some(mark)),
             Fate::Drop => (NF_DROP, None),
+            // NF_QUEUE_NR of linux/netfilter.h.
+            Fate::Queue { number } => (NF_QUEUE | u32::from(number) << 16, None),
+            Fate::Repeat => (NF_REPEAT, None),
             Fate::Hold => return,
         };
         self.begin(if and_before { MSG_VERDICT_BATCH } else { MSG_VERDICT }, NLM_F_REQUEST, 0, 0, number);

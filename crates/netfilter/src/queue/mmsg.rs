@@ -82,7 +82,9 @@ impl MmsgQueue {
             for message in Messages(datagram) {
                 match message {
                     Message::Answer { sequence: SEQUENCE_BIND, error: 0 } => bound = true,
-                    Message::Answer { error, .. } if error != 0 => return Err(io::Error::from_raw_os_error(-error)),
+                    Message::Answer { error, .. } if error != 0 => {
+                        return Err(io::Error::from_raw_os_error(error.wrapping_neg()));
+                    }
                     _ => {}
                 }
             }
@@ -99,7 +101,7 @@ impl MmsgQueue {
                 match message {
                     Message::Packet(_) => packets += 1,
                     Message::Answer { sequence: SEQUENCE_COPY, error } if error != 0 => {
-                        return Err(io::Error::from_raw_os_error(-error));
+                        return Err(io::Error::from_raw_os_error(error.wrapping_neg()));
                     }
                     // A request of ours that went well, or a verdict for a packet that is gone: somebody deleted its
                     // hook or interface.

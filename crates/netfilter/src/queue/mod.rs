@@ -10,6 +10,8 @@
 //! A queue belongs to the network namespace of the thread that binds it. Closing it makes the kernel drop every packet
 //! that still waits in it. Not here: what a packet's fate is, and the rules that send packets here.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod message;
 mod mmsg;
 mod nfq;
@@ -58,6 +60,14 @@ pub enum Fate {
     },
     /// It goes nowhere.
     Drop,
+    /// It waits at the same place in another queue, with the mark that it came with; it is lost if nobody has that one,
+    /// or it is full. The kernel keeps the order (`nf_reinject`, `NF_QUEUE` in net/netfilter).
+    Queue {
+        /// That queue's number.
+        number: u16,
+    },
+    /// It goes through the rules of its base chain once more, from their start and as they are now.
+    Repeat,
     /// Not known yet: [`Queue::answer_held`] must tell, or it waits until the queue is closed.
     Hold,
 }

@@ -60,6 +60,8 @@ impl NfqQueue {
                 }
             }
             Fate::Drop => message.set_verdict(nfq::Verdict::Drop),
+            Fate::Queue { number } => message.set_verdict(nfq::Verdict::Queue(number)),
+            Fate::Repeat => message.set_verdict(nfq::Verdict::Repeat),
             Fate::Hold => {
                 self.held.push(message);
                 return Ok(());

@@ -25,7 +25,7 @@ pub fn queue_stats() -> io::Result<Vec<QueueStats>> {
 }
 
 /// `number port depth copy_mode copy_range queue_dropped user_dropped id_sequence 1`.
-fn parse(line: &str) -> Option<QueueStats> {
+pub(super) fn parse(line: &str) -> Option<QueueStats> {
     let mut fields = line.split_ascii_whitespace();
     Some(QueueStats {
         number: fields.next()?.parse().ok()?,

@@ -126,3 +126,57 @@ fn a_verdict_for_a_packet_that_is_gone_is_counted_and_nothing_else() {
         assert!(queue.malformed() >= before);
     });
 }
+
+#[test]
+fn a_packet_passed_on_to_another_queue_waits_there_with_its_mark_and_in_order() {
+    with_each_receiver(false, |rig, open| {
+        let mut queue = open(&QueueSettings::new(NUMBER));
+        let mut second = open(&QueueSettings::new(NUMBER + 7));
+        rig.mark(0x4000);
+        [0x4000, 0x5c00].into_iter().for_each(|mark| rig.count_mark(mark));
+        rig.send(0..90);
+        answer(&mut *queue, 90, &mut |packet| match byte(packet) % 3 {
+            0 => Fate::Accept { mark: packet.mark },
+            _ => Fate::Queue { number: NUMBER + 7 },
+        });
+        // Nothing waits in the first one, whatever the second one holds.
+        let depth = |number| queue_stats().unwrap().iter().find(|queue| queue.number == number).unwrap().depth;
+        assert_eq!([NUMBER, NUMBER + 7].map(depth), [0, 60]);
+        let passed: Vec<_> = (0..30).map(|_| rig.arrived()).collect();
+        assert_eq!(passed, (0..90).filter(|b| b % 3 == 0).collect::<Vec<_>>());
+        assert!(rig.nothing_arrived());
+        let mut seen = Vec::new();
+        answer(&mut *second, 60, &mut |packet| {
+            assert_eq!((packet.mark, packet.hook, packet.output), (0x4000, 3, 1));
+            seen.push(byte(packet));
+            match byte(packet) % 3 {
+                1 => Fate::Accept { mark: 0x5c00 },
+                _ => Fate::Drop,
+            }
+        });
+        assert_eq!(seen, (0..90).filter(|b| b % 3 != 0).collect::<Vec<_>>());
+        let accepted: Vec<_> = (0..30).map(|_| rig.arrived()).collect();
+        assert_eq!(accepted, (0..90).filter(|b| b % 3 == 1).collect::<Vec<_>>());
+        assert!(rig.nothing_arrived());
+        assert_eq!(rig.marked(), [30, 30]);
+        assert_eq!([NUMBER, NUMBER + 7].map(depth), [0, 0]);
+        // Nobody has this one: lost, and counted nowhere else.
+        rig.send([1]);
+        answer(&mut *queue, 1, &mut |_| Fate::Queue { number: NUMBER + 8 });
+        assert!(rig.nothing_arrived());
+    });
+}
+
+#[test]
+fn a_repeated_packet_goes_through_the_rules_again() {
+    with_each_receiver(false, |rig, open| {
+        let mut queue = open(&QueueSettings::new(NUMBER));
+        let mut second = open(&QueueSettings::new(NUMBER + 7));
+        rig.send([1, 2]);
+        // From a queue that it was passed on to, back to the one of the rule.
+        answer(&mut *queue, 2, &mut |_| Fate::Queue { number: NUMBER + 7 });
+        answer(&mut *second, 2, &mut |_| Fate::Repeat);
+        answer(&mut *queue, 2, &mut |packet| Fate::Accept { mark: packet.mark });
+        assert_eq!([rig.arrived(), rig.arrived()], [1, 2]);
+    });
+}
