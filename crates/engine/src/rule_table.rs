@@ -64,6 +64,15 @@ impl DirectionTable {
         }
     }
 
+    /// The default deny, if it is the cause for every peer that is not exempt. (Not found out of tables of very many
+    /// rules.)
+    pub(crate) fn closed(&self, key: u32, names: &PortNames) -> Option<RuleId> {
+        match (&self.admin, &self.then) {
+            (None, Then::Isolated(table, default_deny)) if table.is_silent(key, names) => Some(*default_deny),
+            _ => None,
+        }
+    }
+
     /// Whether rules name ports.
     #[inline]
     pub(crate) fn uses_names(&self) -> bool {
@@ -141,6 +150,14 @@ impl RuleTable {
         match &self.rules {
             Rules::Few(few) => few.classes().is_full(),
             Rules::Many(many) => many.classes().is_full(),
+        }
+    }
+
+    /// Whether no rule is about this port. False where that would take long to find out.
+    fn is_silent(&self, key: u32, names: &PortNames) -> bool {
+        match &self.rules {
+            Rules::Few(few) => few.is_silent(key, self.names.then_some(names)),
+            Rules::Many(_) => false,
         }
     }
 

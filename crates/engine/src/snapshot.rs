@@ -5,8 +5,8 @@ use std::fmt;
 use crate::ports::port_key;
 use crate::rule_table::Peer;
 use crate::{
-    Addr, Cause, Decision, Direction, Endpoint, EndpointKind, Flow, Generation, Group, Judgement, PortNames, RuleId,
-    RuleInfo, Tables,
+    Addr, Cause, Decision, Direction, Endpoint, EndpointKind, Flow, Generation, Group, Judgement, Port, PortNames,
+    RuleId, RuleInfo, Tables,
 };
 
 /// Whose word says that a source address really is this node's.
@@ -66,6 +66,15 @@ impl Snapshot {
             egress: Decision { cause: self.decide(Direction::Egress, source, destination, origin, key) },
             ingress: Decision { cause: self.decide(Direction::Ingress, destination, source, origin, key) },
         }
+    }
+
+    /// The rule that denies this to everybody who is neither the destination itself nor on its node: whoever else the
+    /// source is, that is the cause of ingress. `None`: it depends on who it is (or was not found out).
+    pub fn closed(&self, destination: Addr, protocol: u8, port: Port) -> Option<RuleId> {
+        let endpoint = self.tables.endpoint(destination).filter(|e| e.kind == EndpointKind::LocalPod)?;
+        let group = self.tables.group(endpoint.group).filter(|group| group.subject != 0)?;
+        let table = self.tables.subject(group.subject)?.table(Direction::Ingress)?;
+        table.closed(port_key(protocol, port), self.tables.port_names(group.ports)?)
     }
 
     #[inline]

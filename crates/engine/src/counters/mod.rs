@@ -7,6 +7,7 @@
 //!                                      ├ errors   one per ParseError
 //!                                      ├ latency  fixed buckets
 //!                                      └ rules    one per RuleId, in chunks that never move
+//!            ├─ repeated() ──▶ another set, for what the kernel repeated without asking
 //!            └─ reserve(rule), sums ─▶ publisher, scrape
 //! ```
 //!
@@ -111,6 +112,8 @@ impl Settled {
 #[derive(Debug)]
 pub struct Counters {
     workers: Box<[WorkerCounters]>,
+    /// What was judged once and repeated by the kernel.
+    repeated: WorkerCounters,
 }
 
 /// One worker's counters. Only that worker writes; anybody may read. Two cache lines of alignment, because
@@ -142,7 +145,13 @@ fn side(direction: Direction) -> usize {
 impl Counters {
     /// Counters for this many workers, all zero.
     pub fn new(workers: usize) -> Self {
-        Self { workers: (0..workers).map(|_| WorkerCounters::default()).collect() }
+        let repeated = WorkerCounters::default();
+        Self { workers: (0..workers).map(|_| WorkerCounters::default()).collect(), repeated }
+    }
+
+    /// The counters of verdicts that the kernel repeated. One thread at a time may write, which is the caller's to see to.
+    pub fn repeated(&self) -> &WorkerCounters {
+        &self.repeated
     }
 
     /// The counters that worker `index` writes.
@@ -156,7 +165,7 @@ impl Counters {
     /// Makes room for all rules up to `last` at every worker. The publisher calls it **before** a snapshot with new
     /// numbers is published, so that workers neither allocate nor lock.
     pub fn reserve(&self, last: RuleId) {
-        self.workers.iter().for_each(|w| w.rules.reserve(last));
+        self.all().for_each(|w| w.rules.reserve(last));
     }
 
     /// How many verdicts this rule decided.
@@ -190,12 +199,16 @@ impl Counters {
     /// The verdict latency over all workers.
     pub fn latency(&self) -> Latency {
         let mut all = Latency::default();
-        self.workers.iter().for_each(|w| w.latency.add_to(&mut all));
+        self.all().for_each(|w| w.latency.add_to(&mut all));
         all
     }
 
     fn sum(&self, read: impl Fn(&WorkerCounters) -> u64) -> u64 {
-        self.workers.iter().map(read).fold(0, u64::wrapping_add)
+        self.all().map(read).fold(0, u64::wrapping_add)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &WorkerCounters> {
+        self.workers.iter().chain([&self.repeated])
     }
 }
 
@@ -215,10 +228,16 @@ impl WorkerCounters {
     /// Counts what decided one direction of a packet.
     #[inline]
     pub fn decided(&self, direction: Direction, cause: Cause) {
+        self.decided_times(direction, cause, 1);
+    }
+
+    /// Counts what decided one direction of so many packets.
+    #[inline]
+    pub fn decided_times(&self, direction: Direction, cause: Cause, packets: u64) {
         let kind = match cause {
             Cause::Accepted(rule) | Cause::Denied(rule) => {
-                if !self.rules.count(rule) {
-                    self.count(Counter::RulesUncounted);
+                if !self.rules.count(rule, packets) {
+                    self.add(Counter::RulesUncounted, packets);
                 }
                 return;
             }
@@ -227,7 +246,7 @@ impl WorkerCounters {
             Cause::Itself => Settled::Itself,
             Cause::Unknown => Settled::Unknown,
         };
-        bump(&self.causes[side(direction)][kind as usize], 1);
+        bump(&self.causes[side(direction)][kind as usize], packets);
     }
 
     /// Counts a packet that could not be read.
@@ -272,6 +291,18 @@ mod tests {
         counters.worker(1).decided(Direction::Egress, Cause::Accepted(RuleId(7)));
         assert_eq!((counters.rule(RuleId(7)), counters.rule(RuleId(6))), (2, 0));
         assert_eq!(counters.get(Counter::RulesUncounted), 1);
+    }
+
+    #[test]
+    fn what_the_kernel_repeated_counts_like_what_workers_judged() {
+        let counters = Counters::new(1);
+        counters.reserve(RuleId(7));
+        counters.worker(0).decided(Direction::Ingress, Cause::Accepted(RuleId(7)));
+        counters.repeated().decided_times(Direction::Ingress, Cause::Accepted(RuleId(7)), 40);
+        counters.repeated().decided_times(Direction::Egress, Cause::Open, 40);
+        assert_eq!(counters.rule(RuleId(7)), 41);
+        assert_eq!(counters.settled(Direction::Egress, Settled::Open), 40);
+        assert_eq!(counters.get(Counter::Packets), 0);
     }
 
     #[test]

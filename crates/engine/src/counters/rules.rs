@@ -42,10 +42,10 @@ impl RuleCounters {
         self.chunks.get(chunk)?.get()?.get(index / 16).map(|lines| &lines.0[index % 16])
     }
 
-    /// Adds one; false if there is no room for this rule.
+    /// Adds `by`; false if there is no room for this rule.
     #[inline]
-    pub(super) fn count(&self, rule: RuleId) -> bool {
-        self.counter(rule).map(|counter| bump(counter, 1)).is_some()
+    pub(super) fn count(&self, rule: RuleId, by: u64) -> bool {
+        self.counter(rule).map(|counter| bump(counter, by)).is_some()
     }
 
     pub(super) fn get(&self, rule: RuleId) -> u64 {
@@ -75,12 +75,14 @@ mod tests {
     fn counts_stay_where_they_are_when_room_is_made() {
         let counters = RuleCounters::default();
         counters.reserve(RuleId(0));
-        assert!(counters.count(RuleId(1023)));
-        assert!(!counters.count(RuleId(1024)));
+        assert!(counters.count(RuleId(1023), 1));
+        assert!(!counters.count(RuleId(1024), 1));
         let before = std::ptr::from_ref(counters.counter(RuleId(1023)).unwrap());
         counters.reserve(RuleId(50_000));
         counters.reserve(RuleId(3));
-        assert!(counters.count(RuleId(1023)) && counters.count(RuleId(1024)) && counters.count(RuleId(50_000)));
+        assert!(
+            counters.count(RuleId(1023), 1) && counters.count(RuleId(1024), 1) && counters.count(RuleId(50_000), 1)
+        );
         assert_eq!(std::ptr::from_ref(counters.counter(RuleId(1023)).unwrap()), before);
         assert_eq!([1023, 1024, 50_000, 49_999].map(|n| counters.get(RuleId(n))), [2, 1, 1, 0]);
     }
@@ -91,7 +93,7 @@ mod tests {
         counters.reserve(RuleId(0));
         std::thread::scope(|scope| {
             scope.spawn(|| (0..20).for_each(|k| counters.reserve(RuleId(k * 10_000))));
-            scope.spawn(|| (0..100_000).for_each(|n| assert!(counters.count(RuleId(n % 1024)))));
+            scope.spawn(|| (0..100_000).for_each(|n| assert!(counters.count(RuleId(n % 1024), 1))));
         });
         assert_eq!((0..1024).map(|n| counters.get(RuleId(n))).sum::<u64>(), 100_000);
     }
