@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use netlink_packet_core::DefaultNla;
+use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, ExpressionAttribute, Expressions, Immediate, ListAttribute, Lookup, Meta, MetaKey,
     Operator, Payload, Register, Verdict, VerdictAttribute,
@@ -178,6 +178,32 @@ pub(crate) fn jump(chain: &str) -> Statement {
 /// `counter`
 pub(crate) fn counter() -> Statement {
     vec![other("counter", vec![])]
+}
+
+/// `limit rate over rate/second burst burst packets`: goes on with what is over it.
+pub(crate) fn limit_over(rate: u32, burst: u32) -> Statement {
+    let long = |kind, value: u64| DefaultNla::new(kind, value.to_be_bytes().to_vec());
+    let (in_packets, over) = (number(4, 0), number(5, 1));
+    vec![other("limit", vec![long(1, rate.into()), long(2, 1), number(3, burst), in_packets, over])]
+}
+
+/// `update @set { address … }`, with the address that was looked up last; each element has these expressions. Goes on if
+/// all of them do; ends the rule if the set is full.
+pub(crate) fn update(set: &str, expressions: Statement) -> Statement {
+    const UPDATE: u32 = 1;
+    const HAS_EXPRESSIONS: u32 = 2;
+    let mut list = vec![0; expressions.as_slice().buffer_len()];
+    expressions.as_slice().emit(&mut list);
+    vec![other(
+        "dynset",
+        vec![
+            DefaultNla::new(1, format!("{set}\0").into_bytes()),
+            number(3, UPDATE),
+            number(4, u32::from(Register::Reg1)),
+            number(9, HAS_EXPRESSIONS),
+            DefaultNla::new(10 | NLA_F_NESTED, list),
+        ],
+    )]
 }
 
 /// `meta mark & mask == value`

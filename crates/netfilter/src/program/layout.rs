@@ -11,6 +11,7 @@ use super::cache;
 use super::expression::{Family, jump};
 use super::ownership;
 use super::rules::{REGULAR, Rule};
+use super::share;
 use super::transaction::Transaction;
 
 /// A chain that the kernel calls. Created once, never deleted but by `cleanup`: deleting any hooked chain drops every
@@ -74,6 +75,7 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
     }
     ownership::add_set(transaction, id + 1);
     cache::add_sets(transaction, id + 2);
+    share::add_sets(transaction, id + 8);
 }
 
 fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {

@@ -5,6 +5,7 @@
 //!         ├─ rules       what stands in the chains   (expression: the words they are made of)
 //!         ├─ sets        pod ranges, known-open addresses
 //!         ├─ cache       verdicts that the kernel repeats
+//!         ├─ share       what a pod may have of the queue, under overload
 //!         ├─ ownership   whose the table is: of several agents only one may write
 //!         ├─ transaction all or nothing
 //!         └─ standing    what the kernel has: to take over, to recognise
@@ -19,6 +20,7 @@ pub(crate) mod layout;
 pub(crate) mod ownership;
 pub(crate) mod rules;
 mod sets;
+pub(crate) mod share;
 pub(crate) mod standing;
 pub(crate) mod transaction;
 
@@ -137,6 +139,7 @@ impl Program {
             judge_input: false,
             recheck: false,
             cache: settings.cache,
+            share: None,
         };
         let (before, owner) = take_over(&mut channel, &mut plan, claim, first)?;
         let made = Standing::read(&mut channel)?
@@ -356,6 +359,7 @@ fn take_over(
         }
         // Whoever wrote them knew another world.
         cache::forget(&mut transaction, Forget::All);
+        share::forget(&mut transaction);
         if let Some(first) = first {
             sets::become_what(&mut transaction, channel, first)?;
         }

@@ -23,6 +23,7 @@ use super::expression::{
     icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol, queue,
     queue_compat, set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
+use super::share::{Share, shares};
 use crate::marks::{Marks, Way};
 
 /// Everything that the rules depend on.
@@ -36,6 +37,8 @@ pub(crate) struct Plan {
     pub judge_input: bool,
     /// There are addresses whose connections are not remembered for the moment.
     pub recheck: bool,
+    /// What a pod may have of the queue, while not everything can be judged.
+    pub share: Option<Share>,
     /// The verdict cache is looked up.
     pub cache: bool,
 }
@@ -107,8 +110,7 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
     }
     rules.push(rule("drop_invalid", [counter(), drop()]));
     rules.extend(divert(marks));
-    let queue = if plan.native_queue { queue } else { queue_compat };
-    rules.push(rule("to_queue", [queue(&plan.queues, plan.bypass)]));
+    rules.extend(to_queue(plan));
     rules.extend(remember(marks));
     if plan.udp_prerouting {
         // What goes to the node itself (IPVS service addresses among it) is not judged here: see `judge`. What is
@@ -121,6 +123,14 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
     if plan.judge_input {
         rules.extend(judge_input(marks));
     }
+    rules
+}
+
+/// What comes up: all of it, or of each pod no more than its share.
+pub(crate) fn to_queue(plan: &Plan) -> Vec<Rule> {
+    let queue = if plan.native_queue { queue } else { queue_compat };
+    let mut rules = plan.share.map_or_else(Vec::new, |share| shares(&share, plan.bypass));
+    rules.push(rule("to_queue", [queue(&plan.queues, plan.bypass)]));
     rules
 }
 
@@ -270,6 +280,7 @@ mod tests {
             judge_input: true,
             recheck: true,
             cache: true,
+            share: Some(Share { rate: 1, burst: 1 }),
         };
         assert!(rules(&plan).iter().all(|rule| REGULAR.contains(&rule.chain)));
     }

@@ -10,6 +10,7 @@ mod ends;
 mod odd;
 mod receivers;
 mod remembered;
+mod shares;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
