@@ -20,7 +20,7 @@ const RTNLGRP_IPV6_ROUTE: u32 = 11;
 const RT_TABLE_LOCAL: u32 = 255;
 
 /// A host route, by what tells it from others to the same address.
-type Key = (IpAddr, u32);
+pub(crate) type Key = (IpAddr, u32);
 
 /// A watch on routes to single addresses (/32, /128), in any table but the kernel's own of local addresses.
 pub struct RouteWatch {
@@ -36,7 +36,7 @@ pub struct RouteWatch {
 }
 
 /// What one notice means.
-enum Event {
+pub(crate) enum Event {
     Came(Key, Option<u32>),
     Went(Key),
     /// The link is down. The kernel drops its IPv4 routes without a word (`fib_flush`).
@@ -174,7 +174,7 @@ pub(crate) fn decode(message: &Received<'_>) -> Option<RouteNetlinkMessage> {
     RouteNetlinkMessage::deserialize(&header, message.payload).ok()
 }
 
-fn event(message: &Received<'_>) -> Option<Event> {
+pub(crate) fn event(message: &Received<'_>) -> Option<Event> {
     match decode(message)? {
         RouteNetlinkMessage::NewRoute(route) => host_route(&route).map(|(key, link)| Event::Came(key, link)),
         RouteNetlinkMessage::DelRoute(route) => host_route(&route).map(|(key, _)| Event::Went(key)),

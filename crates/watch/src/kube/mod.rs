@@ -17,6 +17,9 @@ mod backoff;
 mod board;
 mod connect;
 mod discovery;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod installs;
 mod keys;
 mod lines;

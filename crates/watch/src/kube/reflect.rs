@@ -106,11 +106,11 @@ enum End {
 }
 
 #[derive(Deserialize)]
-struct Page<'a> {
+pub(super) struct Page<'a> {
     #[serde(borrow)]
     metadata: PageMeta<'a>,
     #[serde(borrow, default)]
-    items: Option<Vec<&'a RawValue>>,
+    pub(super) items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -152,7 +152,7 @@ struct BookmarkAnnotations<'a> {
 }
 
 /// One line of a watch, understood.
-enum Heard {
+pub(super) enum Heard {
     Object,
     Bookmark { ends_list: bool },
     Error(Failure),
@@ -245,7 +245,7 @@ impl<S: Sink> Reflector<S> {
                 Err(failure) => return Err(failure),
             };
             while let Some(line) = lines.next() {
-                match self.hear(line, &mut version)? {
+                match hear(&mut self.sink, line, &mut version)? {
                     Heard::Object if self.sink.is_full() => self.sink.flush(noticed).await,
                     Heard::Object | Heard::Bookmark { ends_list: false } => {}
                     Heard::Bookmark { ends_list: true } => {
@@ -352,7 +352,7 @@ impl<S: Sink> Reflector<S> {
         loop {
             let end = loop {
                 let Some(line) = lines.next() else { break None };
-                match self.hear(line, version) {
+                match hear(&mut self.sink, line, version) {
                     Ok(Heard::Object) => {
                         heard = true;
                         if self.sink.is_full() {
@@ -375,33 +375,6 @@ impl<S: Sink> Reflector<S> {
                 Ok(None) => return (heard, End::Clean),
                 Err(failure) => return (heard, End::Broken(failure)),
             }
-        }
-    }
-
-    fn hear(&mut self, line: &[u8], version: &mut String) -> Result<Heard, Failure> {
-        let line: Line<'_> = serde_json::from_slice(line).map_err(|error| garbled(&error))?;
-        match &*line.what {
-            what @ ("ADDED" | "MODIFIED" | "DELETED") => {
-                let of_object = self.sink.take(line.object.get(), what == "DELETED");
-                if let Some(of_object) = of_object.filter(|of_object| !of_object.is_empty()) {
-                    *version = of_object;
-                }
-                Ok(Heard::Object)
-            }
-            "BOOKMARK" => {
-                let bookmark: Bookmark<'_> =
-                    serde_json::from_str(line.object.get()).map_err(|error| garbled(&error))?;
-                if !bookmark.metadata.resource_version.is_empty() {
-                    *version = bookmark.metadata.resource_version.into_owned();
-                }
-                let end = bookmark.metadata.annotations.and_then(|annotations| annotations.initial_events_end);
-                Ok(Heard::Bookmark { ends_list: end.as_deref() == Some("true") })
-            }
-            "ERROR" => {
-                let status: Status = serde_json::from_str(line.object.get()).map_err(|error| garbled(&error))?;
-                Ok(Heard::Error(Failure::of_status(&status)))
-            }
-            other => Err(Failure::new(Reason::Garbled, format!("the API server tells an unknown event, {other:?}"))),
         }
     }
 
@@ -490,6 +463,33 @@ impl<S: Sink> Reflector<S> {
         let wait = self.backoff.wait(failure.asked);
         tracing::debug!(path = self.target.path, why = failure.why, ?wait, "waiting before the next try");
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Understands one line of a watch; objects go to the sink.
+pub(super) fn hear<S: Sink>(sink: &mut S, line: &[u8], version: &mut String) -> Result<Heard, Failure> {
+    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| garbled(&error))?;
+    match &*line.what {
+        what @ ("ADDED" | "MODIFIED" | "DELETED") => {
+            let of_object = sink.take(line.object.get(), what == "DELETED");
+            if let Some(of_object) = of_object.filter(|of_object| !of_object.is_empty()) {
+                *version = of_object;
+            }
+            Ok(Heard::Object)
+        }
+        "BOOKMARK" => {
+            let bookmark: Bookmark<'_> = serde_json::from_str(line.object.get()).map_err(|error| garbled(&error))?;
+            if !bookmark.metadata.resource_version.is_empty() {
+                *version = bookmark.metadata.resource_version.into_owned();
+            }
+            let end = bookmark.metadata.annotations.and_then(|annotations| annotations.initial_events_end);
+            Ok(Heard::Bookmark { ends_list: end.as_deref() == Some("true") })
+        }
+        "ERROR" => {
+            let status: Status = serde_json::from_str(line.object.get()).map_err(|error| garbled(&error))?;
+            Ok(Heard::Error(Failure::of_status(&status)))
+        }
+        other => Err(Failure::new(Reason::Garbled, format!("the API server tells an unknown event, {other:?}"))),
     }
 }
 

@@ -22,6 +22,9 @@
 //! one is enforced.
 
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod merge;
 mod record;
 mod recorder;
