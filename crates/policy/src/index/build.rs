@@ -48,6 +48,9 @@ pub struct Build {
     /// whose policies changed, and whatever address (a local pod's or not) got another owner or labels. Sorted. (An
     /// over-estimate is fine.)
     pub touched: Vec<IpAddr>,
+    /// Between other addresses than these and the touched ones every flow is decided as before, by the same rules, unless
+    /// `pod_ranges` changed: what is remembered of their verdicts may stay. Sorted.
+    pub changed: Vec<IpAddr>,
     /// Some cluster-tier rule is about egress of a local pod, so that traffic to its own node must be judged as well.
     pub judge_input: bool,
 }
@@ -57,6 +60,7 @@ pub struct Build {
 struct Findings {
     exposure: Vec<(IpAddr, Option<Exposure>)>,
     touched: BTreeSet<Addr>,
+    changed: BTreeSet<Addr>,
     /// Subject classes whose local addresses are touched.
     touched_subjects: FxHashSet<SubjectId>,
     /// Terms that became true or untrue of pods that stayed.
@@ -93,6 +97,7 @@ impl Index {
             snapshot: Arc::new(Snapshot::new(self.generation, self.tables.clone())),
             exposure: findings.exposure,
             pod_ranges,
+            changed: findings.changed.difference(&findings.touched).map(|a| a.ip()).collect(),
             touched: findings.touched.into_iter().map(Addr::ip).collect(),
             judge_input: self.subjects.judge_input(),
         }
@@ -213,6 +218,9 @@ impl Index {
             findings.exposure.push((address.ip(), exposure));
         }
         let (before, after) = (outcome.before, outcome.after);
+        if before != after || outcome.exception {
+            findings.changed.insert(address);
+        }
         let same_but_block = before.zip(after).is_some_and(|(a, b)| Endpoint { block: b.block, ..a } == b);
         let local = [before, after].into_iter().flatten().any(|e| e.kind == EndpointKind::LocalPod);
         let known = before.is_some() && (local || [before, after].into_iter().flatten().any(|e| self.matters(e)));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use podgate_api::{Change, Direction, Kind, Object, ObjectKey, Tier};
-use podgate_engine::{NodeOrigin, RuleId, Snapshot};
+use podgate_engine::{Cause, Judgement, NodeOrigin, RuleId, Snapshot};
 use podgate_policy::reference::{self, Flow};
 use podgate_policy::{Build, Exposure, Index, Locality, World};
 
@@ -110,6 +110,9 @@ struct Books<'l> {
     /// Per flow and direction: a build allowed it, and neither end was touched since. An established connection goes
     /// on for so long.
     established: Vec<[bool; 2]>,
+    /// Per flow: what a build decided, where neither end was touched since and the pod ranges are the same. The kernel
+    /// may repeat it for so long.
+    repeated: Vec<Option<Judgement>>,
 }
 
 /// Replays the steps; every build is checked.
@@ -162,7 +165,7 @@ fn pods(index: &Index, world: &World) -> Result<(), String> {
 impl<'l> Books<'l> {
     fn new(locality: &'l Locality) -> Self {
         let (exposure, ranges, names) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        Books { locality, exposure, ranges, names, established: Vec::new() }
+        Books { locality, exposure, ranges, names, established: Vec::new(), repeated: Vec::new() }
     }
 
     fn verdicts(&mut self, build: &Build, rebuilt: &Snapshot, world: &World, flows: &[Flow]) -> Result<(), Failure> {
@@ -184,6 +187,30 @@ impl<'l> Books<'l> {
                 *established = answer.allow || *established && !touched;
             }
             self.names(&build.snapshot, flow)?;
+        }
+        self.cache(build, flows)
+    }
+
+    /// What the kernel repeats is what would be decided, by the same rules.
+    fn cache(&mut self, build: &Build, flows: &[Flow]) -> Result<(), Failure> {
+        self.repeated.resize(flows.len(), None);
+        for (flow, repeated) in flows.iter().zip(&mut self.repeated) {
+            let failure = |message| Err(Failure { message, flow: Some(*flow) });
+            let engine = flow.to_engine();
+            let now = build.snapshot.judge(&engine, NodeOrigin::Forged);
+            let ends = [flow.source, flow.destination];
+            let touched = ends.iter().any(|a| build.touched.contains(a) || build.changed.contains(a));
+            let forgotten = touched || build.pod_ranges.is_some();
+            if let Some(before) = repeated.filter(|before| !forgotten && *before != now) {
+                return failure(format!("{flow} was {before:?} and is {now:?}, but neither end is touched"));
+            }
+            let unknown = [now.egress.cause, now.ingress.cause].contains(&Cause::Unknown);
+            *repeated = (!unknown).then_some(now);
+            let closed = build.snapshot.closed(engine.destination, engine.protocol, engine.port);
+            let itself = now.ingress.cause == Cause::Itself;
+            if closed.is_some_and(|rule| !itself && now.ingress.cause != Cause::Denied(rule)) {
+                return failure(format!("{flow} is {now:?}, but {closed:?} closes the port"));
+            }
         }
         Ok(())
     }
