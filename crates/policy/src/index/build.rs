@@ -235,6 +235,9 @@ impl Index {
     /// Whether rules about local pods tell this endpoint from others.
     fn matters(&self, endpoint: Endpoint) -> bool {
         let Some(identity) = endpoint.group.checked_sub(1) else { return true };
+        if self.subjects.asks_names() && self.identities.key(identity).ports != 0 {
+            return true;
+        }
         let terms = self.pod_terms.terms(self.identities.get(identity).profile);
         terms.iter().any(|t| self.subjects_using(&self.pod_terms, *t).next().is_some())
     }

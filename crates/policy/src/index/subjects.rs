@@ -30,8 +30,16 @@ pub(crate) struct SubjectKey {
 struct SubjectClass {
     identities: FxHashSet<IdentityId>,
     exposure: Exposure,
-    /// Some cluster-tier rule is about its egress.
-    judges_input: bool,
+    egress: EgressRules,
+}
+
+/// What is to be known of the rules about a class' egress.
+#[derive(Debug, Default, Clone, Copy)]
+struct EgressRules {
+    /// Some are of cluster tiers.
+    cluster: bool,
+    /// Some name ports, which are the destinations'.
+    names: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +60,7 @@ pub(crate) struct Subjects {
     /// Selectors that got their first class, or lost their last one.
     toggled: FxHashSet<SelectorId>,
     judging_input: usize,
+    asking_names: usize,
 }
 
 impl Default for Subjects {
@@ -66,6 +75,7 @@ impl Default for Subjects {
             dirty: FxHashSet::default(),
             toggled: FxHashSet::default(),
             judging_input: 0,
+            asking_names: 0,
         }
     }
 }
@@ -118,15 +128,22 @@ impl Subjects {
         self.judging_input > 0
     }
 
+    /// Whether what some local pod may send depends on the names of the destination's ports.
+    pub(crate) fn asks_names(&self) -> bool {
+        self.asking_names > 0
+    }
+
     /// How many classes there are, without the empty one.
     pub(crate) fn len(&self) -> usize {
         self.keys.len() - 1
     }
 
-    fn set(&mut self, class: SubjectId, exposure: Exposure, judges_input: bool) {
+    fn set(&mut self, class: SubjectId, exposure: Exposure, egress: EgressRules) {
         let class = &mut self.classes[class as usize];
-        self.judging_input = self.judging_input + usize::from(judges_input) - usize::from(class.judges_input);
-        (class.exposure, class.judges_input) = (exposure, judges_input);
+        let count = |all: &mut usize, before: bool, now: bool| *all = *all + usize::from(now) - usize::from(before);
+        count(&mut self.judging_input, class.egress.cluster, egress.cluster);
+        count(&mut self.asking_names, class.egress.names, egress.names);
+        (class.exposure, class.egress) = (exposure, egress);
     }
 }
 
@@ -207,7 +224,7 @@ impl Index {
                     self.subjects.toggled.insert(*selector);
                 }
             }
-            self.subjects.set(class, Exposure::default(), false);
+            self.subjects.set(class, Exposure::default(), EgressRules::default());
             self.subjects.dirty.remove(&class);
             self.tables.set_subject(class, None);
         }
@@ -231,12 +248,12 @@ impl Index {
         }
         let mut compiled = Compiled::default();
         for class in std::mem::take(&mut self.subjects.dirty) {
-            let (subject, judges_input) = self.compile_subject(class);
+            let (subject, egress) = self.compile_subject(class);
             let exposure = Exposure { ingress: subject.ingress.is_some(), egress: subject.egress.is_some() };
             if self.subjects.exposure(class) != exposure {
                 compiled.exposed.push(class);
             }
-            self.subjects.set(class, exposure, judges_input);
+            self.subjects.set(class, exposure, egress);
             self.tables.set_subject(class, Some(subject));
             compiled.changed.push(class);
         }
@@ -261,11 +278,14 @@ impl Index {
         compiled
     }
 
-    /// The class' tables, and whether cluster tiers have a say in its egress.
-    fn compile_subject(&self, class: SubjectId) -> (Subject, bool) {
+    fn compile_subject(&self, class: SubjectId) -> (Subject, EgressRules) {
         let (ingress, egress) = (self.rules_of(class, Direction::Ingress), self.rules_of(class, Direction::Egress));
         let table = |rules: &Option<Rules<'_>>| rules.as_ref().map(|r| Arc::new(self.direction_table(r)));
-        (Subject { ingress: table(&ingress), egress: table(&egress) }, egress.is_some_and(|r| r.cluster))
+        let rules = egress.as_ref().map_or_else(EgressRules::default, |rules| EgressRules {
+            cluster: rules.cluster,
+            names: rules.admin.iter().chain(&rules.then).any(|rule| !rule.names.is_empty()),
+        });
+        (Subject { ingress: table(&ingress), egress: table(&egress) }, rules)
     }
 
     /// The class' tables with some peer classes more. A table that would grow is compiled anew: that leaves out the

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use podgate_api::Direction::Ingress;
-use podgate_api::{Change, Kind, Object, ObjectKey};
+use podgate_api::{Change, Kind, Object, ObjectKey, Protocol};
 
 use crate::cluster::{Cluster, cluster_with};
 use crate::common::{address, admin, deny, key, namespace, node, pod, policy, rule};
@@ -97,4 +97,11 @@ fn connections_to_a_node_whose_labels_change_are_touched() {
     assert_touches(&touched, "10.0.0.2");
     assert_touches(&touched, "fd00::2");
     assert!(!touched.contains(&address("10.0.0.1")), "{touched:?}");
+}
+
+#[test]
+fn a_peer_that_goes_takes_the_names_of_its_ports_with_it() {
+    let named = policy("lab/x").select("app=tool").egress(rule().port_named(Protocol::Tcp, "http"));
+    let peer = objects![named, pod("other/peer").port("http", Protocol::Tcp, 8080).at("10.2.0.99").on("n2")];
+    assert_touches(&touched(peer, deleted(key(Kind::Pod, "other/peer"))), "10.2.0.99");
 }
