@@ -29,6 +29,9 @@ pub use mmsg::MmsgQueue;
 pub use stats::{QueueStats, queue_stats};
 pub use waker::Waker;
 
+/// Packets of a batch at most. One of so many likely left others waiting.
+pub const BATCH: usize = socket::BATCH;
+
 /// One queued packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
