@@ -12,6 +12,12 @@ pub fn describe() -> String {
     format!("{processor}, {cores} cores, {memory} GiB, Linux {}", kernel.trim())
 }
 
+/// How many tasks ran or wanted to, in the mean of the last minute: other work than what is measured, if asked before.
+pub fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(f64::NAN)
+}
+
 /// Resident memory of this process now, and the most it was, in bytes.
 pub fn resident() -> (u64, u64) {
     let bytes = |name| {

@@ -2,10 +2,10 @@
 
 use crate::rng::Rng;
 
-/// A ratio of two sides and how sure it is.
+/// A median and how sure it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Ratio {
-    /// The median of the pairs' ratios.
+pub struct Estimate {
+    /// The median of the values, or of the pairs' ratios.
     pub median: f64,
     /// The lower end of the 95 % confidence interval.
     pub low: f64,
@@ -43,21 +43,26 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
 /// # Panics
 ///
 /// If the sides differ in length.
-pub fn ratio(side: &[f64], base: &[f64]) -> Ratio {
+pub fn ratio(side: &[f64], base: &[f64]) -> Estimate {
     assert_eq!(side.len(), base.len(), "one value of each side per pair");
-    let ratios: Vec<f64> = side.iter().zip(base).map(|(s, b)| s / b).collect();
-    if ratios.is_empty() {
-        return Ratio { median: f64::NAN, low: f64::NAN, high: f64::NAN };
-    }
-    let mut rng = Rng::new(ratios.len() as u64);
-    let mut medians: Vec<f64> =
-        (0..RESAMPLES).map(|_| median(&ratios.iter().map(|_| *rng.pick(&ratios)).collect::<Vec<_>>())).collect();
-    medians.sort_by(f64::total_cmp);
-    let at = |share: f64| medians[((RESAMPLES - 1) as f64 * share).round() as usize];
-    Ratio { median: median(&ratios), low: at(0.025), high: at(0.975) }
+    estimate(&side.iter().zip(base).map(|(s, b)| s / b).collect::<Vec<_>>())
 }
 
-impl std::fmt::Display for Ratio {
+/// The median of values that were measured alike, with the 95 % percentile interval of a bootstrap over them. NaN of
+/// nothing. The same values always give the same interval.
+pub fn estimate(values: &[f64]) -> Estimate {
+    if values.is_empty() {
+        return Estimate { median: f64::NAN, low: f64::NAN, high: f64::NAN };
+    }
+    let mut rng = Rng::new(values.len() as u64);
+    let mut medians: Vec<f64> =
+        (0..RESAMPLES).map(|_| median(&values.iter().map(|_| *rng.pick(values)).collect::<Vec<_>>())).collect();
+    medians.sort_by(f64::total_cmp);
+    let at = |share: f64| medians[((RESAMPLES - 1) as f64 * share).round() as usize];
+    Estimate { median: median(values), low: at(0.025), high: at(0.975) }
+}
+
+impl std::fmt::Display for Estimate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:.3} [{:.3}, {:.3}]", self.median, self.low, self.high)
     }
@@ -88,5 +93,7 @@ mod tests {
         let varied = ratio(&[9.0, 10.0, 11.0, 12.0, 8.0], &[10.0; 5]);
         assert!(varied.low <= varied.median && varied.median <= varied.high && varied.low < varied.high);
         assert_eq!(varied.median, 1.0);
+        assert_eq!(estimate(&[0.9, 1.0, 1.1, 1.2, 0.8]), varied);
+        assert!(estimate(&[]).median.is_nan());
     }
 }

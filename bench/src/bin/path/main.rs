@@ -1,160 +1,217 @@
-//! The packet path in network namespaces: no policy, queues that accept everything, and podgate.
+//! The packet path in network namespaces: no policy, the kernel alone, queues that accept everything, and podgate.
 //!
 //! Every side is a node of its own (a network namespace that routes between a client pod and a server pod), set up at
 //! the start; the sides take turns within one run, so that the machine's moods meet all alike. Reported are medians,
-//! and ratios of the turns' pairs with their confidence interval. Needs root, and `nft` for the side without policy.
+//! and ratios of the turns' pairs with their confidence interval. Needs root, and `nft` for sides without podgate.
 //!
 //! ```text
-//!   sides ── Side: a node, its pods, and what judges there        manifests ── podgate's world
-//!   connections ── connect, request, reset                        datagrams ── one-way UDP, each its own flow
+//!   plan ── Plan: which Kind of side takes part in which Measure       goals ── what is to be reached
+//!    │
+//!   sides ── Side: a node, its pods, and what judges there             results ── Samples ──▶ report, plot
+//!    ├ kernel ── nft programs                                            ▲
+//!    ├ accept ── AcceptAll       measure ── one turn of one side ────────┘
+//!    └ agent ── Podgate ◀── manifests      └ load ── what is sent
 //! ```
 
-mod connections;
-mod datagrams;
+mod accept;
+mod agent;
+mod goals;
+mod interrupt;
+mod kernel;
+mod kinds;
+mod load;
 mod manifests;
+mod measure;
+mod plan;
+mod plot;
+mod report;
+mod results;
 mod sides;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use podgate_bench::machine;
-use podgate_bench::stats::{median, ratio};
 
-use sides::{Kind, Side};
+use kinds::{Build, Kind};
+use plan::{Measure, Plan};
+use results::Results;
+use sides::{Places, Side};
 
-/// Connection rate and packets a second: no policy, queues that accept everything, podgate.
+/// The packet path: no policy, the kernel alone, queues that accept everything, and podgate, in turns.
+///
+/// Exit code: 0 measured, 1 with --against if this build is slower than the other, 2 it could not be measured.
 #[derive(Debug, Parser)]
 struct Args {
     /// Turns of each side.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=100))]
     pairs: u32,
 
-    /// Seconds of each connection measurement; the packets take half of that.
-    #[arg(long, default_value_t = 1.5)]
+    /// Seconds of each measurement; UDP takes half of that.
+    #[arg(long, default_value_t = 1.2)]
     seconds: f64,
 
     /// Queues (and workers) of each side that has any.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
     queues: u16,
 
+    /// Measure this only; may be given several times.
+    #[arg(long, value_enum, value_name = "MEASURE")]
+    only: Vec<Measure>,
+
+    /// Only sides whose title contains this; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    side: Vec<String>,
+
+    /// Compare settings of queues and workers, with an engine that says yes, instead.
+    #[arg(long, conflicts_with = "against")]
+    settings: bool,
+
+    /// Compare with this other build of podgate instead.
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
+
+    /// With --against: the share of the other's rate that this build may lose.
+    #[arg(long, default_value_t = 0.05)]
+    margin: f64,
+
     /// The podgate to measure [default: beside this program].
     #[arg(long)]
     podgate: Option<PathBuf>,
+
+    /// Write a whole run's report and plot into this directory: path.md, path.svg.
+    #[arg(long, value_name = "DIR")]
+    results: Option<PathBuf>,
 }
 
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Measure {
-    /// Connections per second, this many at once.
-    Connections(usize),
-    /// Packets per second that arrive.
-    Packets,
-}
-
-const MEASURES: [Measure; 3] = [Measure::Connections(16), Measure::Connections(1), Measure::Packets];
-
-impl Measure {
-    fn title(self) -> String {
-        match self {
-            Measure::Connections(at_once) => format!("connect-request-reset per second, {at_once} at once"),
-            Measure::Packets => "one-way UDP packets per second, each a flow of its own".to_owned(),
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("path: {error:#}");
+            ExitCode::from(2)
         }
     }
 }
 
-/// Results of one side, a value per turn.
-#[derive(Debug, Default, Clone)]
-struct Results {
-    rates: [Vec<f64>; MEASURES.len()],
-    /// Verdicts per connection, or per packet that arrived.
-    verdicts: [Vec<f64>; MEASURES.len()],
-    /// Packets sent that did not arrive, as a share.
-    lost: Vec<f64>,
-}
-
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn run(args: &Args) -> Result<ExitCode> {
+    let (started, busy) = (Instant::now(), machine::load());
+    let scratch = tempfile::tempdir()?;
+    interrupt::clean_up_at_the_end(scratch.path().to_owned())?;
     let podgate = match &args.podgate {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("podgate"),
     };
-    anyhow::ensure!(
-        podgate.is_file(),
-        "{} is not there: build it with `cargo build --release -p podgate`, or say where it is with --podgate",
-        podgate.display()
-    );
-    let started = Instant::now();
-    println!("{}; {} queues, {} turns of {} s", machine::describe(), args.queues, args.pairs, args.seconds);
+    let places = Places { podgate, other: args.against.clone(), scratch: scratch.path().to_owned() };
+    let plan = plan(args, &places)?;
 
-    let sides = Kind::ALL
-        .into_iter()
-        .map(|kind| Side::start(kind, args.queues, &podgate).with_context(|| format!("setting up: {}", kind.title())))
-        .collect::<Result<Vec<_>>>()?;
-    let mut results = vec![Results::default(); sides.len()];
-    let during = Duration::from_secs_f64(args.seconds);
+    let mut sides = Vec::new();
+    for kind in &plan.sides {
+        let begin = Instant::now();
+        sides.push(Side::start(*kind, &places).with_context(|| format!("setting up: {kind}"))?);
+        eprintln!("{kind}: set up in {:.1} s", begin.elapsed().as_secs_f64());
+    }
+    let mut results = Results::new(plan.sides.clone());
     for turn in 0..args.pairs as usize {
-        for (slot, measure) in MEASURES.into_iter().enumerate() {
-            for at in 0..sides.len() {
-                // Nobody is always first, or always after the same other.
-                let at = (at + turn) % sides.len();
-                take(&sides[at], measure, slot, during, &mut results[at])
-                    .with_context(|| format!("{}: {}", sides[at].kind.title(), measure.title()))?;
-            }
-        }
+        one_turn(args, &plan, &sides, turn, &mut results)?;
         eprintln!("turn {} of {} done after {:.0} s", turn + 1, args.pairs, started.elapsed().as_secs_f64());
     }
-    for (slot, measure) in MEASURES.into_iter().enumerate() {
-        report(measure, slot, &sides, &results);
-    }
-    println!("\n{:.0} s in all", started.elapsed().as_secs_f64());
-    Ok(())
-}
 
-/// One turn of one side.
-fn take(side: &Side, measure: Measure, slot: usize, during: Duration, results: &mut Results) -> Result<()> {
-    let judged = side.judged()?;
-    let (rate, events) = match measure {
-        Measure::Connections(at_once) => {
-            let made = connections::run(side.client.netns(), side.server_address(), at_once, during)?;
-            let failed = made.failed as f64 / (made.failed + made.made) as f64;
-            anyhow::ensure!(failed < 0.001, "{:.2} % of connections failed", failed * 100.0);
-            (made.per_second, made.made)
-        }
-        Measure::Packets => {
-            side.await_room()?;
-            let sent = datagrams::run(&side.client, &side.server, during / 2)?;
-            results.lost.push(1.0 - sent.arrived as f64 / sent.sent as f64);
-            (sent.per_second, sent.arrived)
-        }
+    let revision = |build| {
+        let has = |side: &&Side| matches!(side.kind, Kind::Podgate(agent) if agent.build == build);
+        sides.iter().find(has).and_then(Side::revision)
     };
-    results.rates[slot].push(rate);
-    results.verdicts[slot].push((side.judged()? - judged) as f64 / events as f64);
+    let mut about = format!("{}; load {busy:.1} before the run", machine::describe());
+    about += &format!("; {} turns of {} s, {} queues", args.pairs, args.seconds, args.queues);
+    about += &revision(Build::This).map(|r| format!("; podgate {r}")).unwrap_or_default();
+    about += &revision(Build::Other).map(|r| format!("; other revision {r}")).unwrap_or_default();
+    let mut text = format!("# The packet path\n\n{about}; {:.0} s in all\n\n", started.elapsed().as_secs_f64());
+    text += &report::measures(&results, args.queues);
+    text += &report::goals(&results, args.queues);
+    println!("{text}");
+    if let Some(directory) = &args.results {
+        keep(args, directory, &text, &results, &about)?;
+    }
+    Ok(compare(args, &results))
+}
+
+/// Which sides and measures there are.
+fn plan(args: &Args, places: &Places) -> Result<Plan> {
+    let mut plan = match (&args.against, args.settings) {
+        (Some(_), _) => Plan::builds(args.queues),
+        (None, true) => Plan::settings(),
+        (None, false) => Plan::whole(args.queues),
+    };
+    let wanted = |kind: &Kind| args.side.is_empty() || args.side.iter().any(|part| kind.to_string().contains(part));
+    plan.sides.retain(wanted);
+    if !args.only.is_empty() {
+        plan.measures.retain(|measure| args.only.contains(measure));
+    }
+    plan.sides.retain(|kind| plan.measures.iter().any(|measure| Plan::has(*measure, *kind)));
+    for binary in [Some(&places.podgate), places.other.as_ref()].into_iter().flatten() {
+        ensure!(
+            binary.is_file(),
+            "{} is not there: build it with `cargo build --release -p podgate`, or say where it is with --podgate",
+            binary.display()
+        );
+        if !agent::has_cache(binary)? {
+            eprintln!("{} has no verdict cache: sides with one are left out", binary.display());
+            plan.sides.retain(|kind| !matches!(kind, Kind::Podgate(agent) if agent.cached));
+        }
+    }
+    ensure!(!plan.sides.is_empty() && !plan.measures.is_empty(), "nothing is left to be measured: see --only, --side");
+    Ok(plan)
+}
+
+/// Each measure of each side once. Nobody is always first, or always after the same other.
+fn one_turn(args: &Args, plan: &Plan, sides: &[Side], turn: usize, results: &mut Results) -> Result<()> {
+    let during = Duration::from_secs_f64(args.seconds);
+    let mut order: Vec<&Side> = sides.iter().collect();
+    order.rotate_left(turn / 2 % sides.len());
+    if turn % 2 == 1 {
+        order.reverse();
+    }
+    for measure in plan.measures.iter().copied() {
+        for side in order.iter().filter(|side| Plan::has(measure, side.kind)) {
+            let sample = measure::take(side, measure, during);
+            let sample = sample.with_context(|| format!("{}: {}", side.kind, measure.title()))?;
+            results.add(measure, side.kind, sample);
+        }
+    }
     Ok(())
 }
 
-fn report(measure: Measure, slot: usize, sides: &[Side], results: &[Results]) {
-    println!("\n{}", measure.title());
-    println!("  {:32}    median  / no policy            / accept everything    verdicts  lost", "");
-    let of = |kind: Kind| sides.iter().position(|s| s.kind == kind).map(|i| &results[i].rates[slot]);
-    for (side, result) in sides.iter().zip(results) {
-        let rates = &result.rates[slot];
-        let against = |base: Kind| match of(base) {
-            Some(base) if base != rates => ratio(rates, base).to_string(),
-            _ => String::new(),
-        };
-        let lost = match measure {
-            Measure::Packets => format!("{:.1} %", median(&result.lost) * 100.0),
-            Measure::Connections(_) => String::new(),
-        };
-        println!(
-            "  {:32} {:>9.0}  {:22} {:22} {:>9.2}  {lost}",
-            side.kind.title(),
-            median(rates),
-            against(Kind::NoPolicy),
-            against(Kind::AcceptMmsg),
-            median(&result.verdicts[slot]),
-        );
+/// Writes the files of a whole run.
+fn keep(args: &Args, directory: &Path, text: &str, results: &Results, about: &str) -> Result<()> {
+    if !args.only.is_empty() || !args.side.is_empty() || args.settings || args.against.is_some() {
+        eprintln!("a part of a run: nothing is written into {}", directory.display());
+        return Ok(());
     }
+    std::fs::create_dir_all(directory)?;
+    let (table, drawing) = (directory.join("path.md"), directory.join("path.svg"));
+    std::fs::write(&table, format!("{text}![The same, drawn](path.svg)\n"))?;
+    plot::draw(&drawing, results, about)?;
+    eprintln!("written: {}, {}", table.display(), drawing.display());
+    Ok(())
+}
+
+/// With two builds: whether this one is slower than the other by more than the margin, and surely so.
+fn compare(args: &Args, results: &Results) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for measure in results.measures() {
+        for side in results.sides(measure) {
+            let ratio = report::other(side).and_then(|other| results.ratio(measure, side, other));
+            let Some(ratio) = ratio else { continue };
+            let slower = ratio.median < 1.0 - args.margin && ratio.high < 1.0;
+            let word = if slower { "slower" } else { "not slower" };
+            println!("{}: {side}: {ratio} of the other revision: {word}", measure.title());
+            if slower {
+                code = ExitCode::from(1);
+            }
+        }
+    }
+    code
 }

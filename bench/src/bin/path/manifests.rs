@@ -1,8 +1,8 @@
 //! What podgate is given: a node with a client and a server, and policies that let the one reach the other.
 //!
-//! With two policies: one about the server's ingress, one about the client's egress. With 500: 249 more are about the
-//! server and 249 about other pods, none of them lets the client in, and there are 5,000 pods in all; the one that lets
-//! it in comes last by name.
+//! With two policies: one about the server's ingress, one about the client's egress. With more, half of the others are
+//! about the server and half about pods of other nodes, and none of them lets the client in; the one that lets it in
+//! comes last by name. Pods that have no part in the measurement are all on another node.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,31 +12,37 @@ use std::path::Path;
 
 use podgate_sandbox::{Host, Pod, PodOptions};
 
-use crate::datagrams::PORTS;
+use crate::load::datagrams::PORTS;
 
 /// Policies and pods in the world.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Size {
     /// Policies, the two that matter among them.
     pub(crate) policies: usize,
-    /// Pods, the client and the server among them.
+    /// Pods, those of the side among them.
     pub(crate) pods: usize,
 }
 
 /// The port of connections.
 pub(crate) const TCP: u16 = 8000;
-/// A port that no policy allows.
+/// A port that no policy allows, and where somebody listens.
 pub(crate) const FORBIDDEN: u16 = 8001;
+/// The port that swallows bytes.
+pub(crate) const BULK: u16 = 8002;
+/// A port that no policy allows, and where nobody listens: what is flooded.
+pub(crate) const CLOSED: u16 = 8003;
+/// The first address of pods that have no part.
+const OTHERS: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
 
 /// Writes the world into a directory.
-pub(crate) fn write(directory: &Path, host: &Host, pods: [&Pod; 2], size: Size) -> io::Result<()> {
+pub(crate) fn write(directory: &Path, host: &Host, pods: &[&Pod], size: Size) -> io::Result<()> {
     let mut text = host.manifest();
     pods.iter().for_each(|pod| text += &pod.manifest());
     fs::write(directory.join("node.yaml"), text)?;
 
     let mut text = String::new();
-    for other in 2..size.pods {
-        let address = Ipv4Addr::new(10, 250, (other / 250) as u8, (other % 250) as u8 + 1);
+    for other in pods.len()..size.pods {
+        let address = Ipv4Addr::from_bits(OTHERS.to_bits() + other as u32);
         let app = format!("other-{}", other % 500);
         let pod = PodOptions::new(&format!("bench/other-{other}")).label("app", &app).address(address);
         text += &pod.manifest("elsewhere");
@@ -56,7 +62,7 @@ pub(crate) fn write(directory: &Path, host: &Host, pods: [&Pod; 2], size: Size) 
 }
 
 fn ports() -> String {
-    let mut text = format!("    - {{protocol: TCP, port: {TCP}}}\n");
+    let mut text = format!("    - {{protocol: TCP, port: {TCP}}}\n    - {{protocol: TCP, port: {BULK}}}\n");
     let (first, last) = (PORTS[0], PORTS[PORTS.len() - 1]);
     let _ = writeln!(text, "    - {{protocol: UDP, port: {first}, endPort: {last}}}");
     text

@@ -1,65 +1,36 @@
 //! [`Side`]: a node with a client and a server, and what judges the packets between them.
 
+use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
-use std::process::Stdio;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use podgate_netfilter::queue::Waker;
-use podgate_netfilter::{
-    Fate, Marks, MmsgQueue, NfqQueue, Packet, Program, ProgramSettings, Queue, QueueSettings, Received, Update, Way,
-};
-use podgate_sandbox::{DENY_WAIT, Host, Netns, Outcome, Pod, PodOptions, Process, mortal};
+use anyhow::{Context, Result, ensure};
+use podgate_sandbox::{DENY_WAIT, Host, Outcome, Pod, PodOptions};
 
-use crate::manifests::{self, FORBIDDEN, Size, TCP};
-use crate::{connections, datagrams};
+use crate::accept::AcceptAll;
+use crate::agent::Podgate;
+use crate::kernel;
+use crate::kinds::{Build, Kind};
+use crate::load::flood::{self, Flood};
+use crate::load::{connections, datagrams, established};
+use crate::manifests::{self, BULK, FORBIDDEN, TCP};
 
-/// What is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Connection tracking, and nothing else.
-    NoPolicy,
-    /// podgate's kernel program and receiver, with an engine that says yes.
-    AcceptMmsg,
-    /// The same with the `nfq` crate as receiver.
-    AcceptNfq,
-    /// The agent with this world.
-    Podgate(Size),
-}
-
-/// The first queue; every side has a network namespace, and so queues, of its own.
-const QUEUE: u16 = 100;
-/// `NF_INET_LOCAL_IN` (linux/netfilter.h).
-const LOCAL_IN: u8 = 1;
-/// How long an agent may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long conntrack may take to forget.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Conntrack entries that may be left from before when packets are measured.
 const LEFT: u64 = 20_000;
-const HTTP: &str = "127.0.0.1:9840";
+/// A short measurement, to see that a side is what it says.
+const GLANCE: Duration = Duration::from_millis(200);
 
-impl Kind {
-    /// All, in the order of the report.
-    pub(crate) const ALL: [Kind; 5] = [
-        Kind::NoPolicy,
-        Kind::AcceptMmsg,
-        Kind::AcceptNfq,
-        Kind::Podgate(Size { policies: 2, pods: 2 }),
-        Kind::Podgate(Size { policies: 500, pods: 5_000 }),
-    ];
-
-    /// As the report says it.
-    pub(crate) fn title(self) -> String {
-        match self {
-            Kind::NoPolicy => "no policy (conntrack on)".to_owned(),
-            Kind::AcceptMmsg => "accept everything, recvmmsg".to_owned(),
-            Kind::AcceptNfq => "accept everything, nfq crate".to_owned(),
-            Kind::Podgate(size) => format!("podgate, {} policies, {} pods", size.policies, size.pods),
-        }
-    }
+/// Where things are.
+pub(crate) struct Places {
+    /// The podgate that is measured.
+    pub(crate) podgate: PathBuf,
+    /// The one that it is compared with.
+    pub(crate) other: Option<PathBuf>,
+    /// For manifests; its contents are nobody else's.
+    pub(crate) scratch: PathBuf,
 }
 
 /// A node that takes part.
@@ -67,6 +38,8 @@ pub(crate) struct Side {
     pub(crate) kind: Kind,
     pub(crate) client: Pod,
     pub(crate) server: Pod,
+    /// A pod that no policy selects.
+    pub(crate) flooder: Pod,
     host: Host,
     judge: Judge,
     _sink: Vec<UdpSocket>,
@@ -74,34 +47,42 @@ pub(crate) struct Side {
 
 /// What judges.
 enum Judge {
-    Nobody,
+    Kernel,
     Accept(Box<AcceptAll>),
-    Podgate { _process: Process, _directory: tempfile::TempDir },
+    Podgate(Podgate),
 }
 
 impl Side {
     /// Sets a side up, and makes sure that it is what it says.
-    pub(crate) fn start(kind: Kind, queues: u16, podgate: &Path) -> Result<Self> {
+    pub(crate) fn start(kind: Kind, places: &Places) -> Result<Self> {
         let host = Host::single("bench")?;
         let client = host.pod(PodOptions::new("bench/client").label("app", "client"))?;
         let server = host.pod(PodOptions::new("bench/server").label("app", "server"))?;
+        let flooder = host.pod(PodOptions::new("bench/flooder").label("app", "flooder"))?;
         connections::serve(server.netns(), TCP)?;
         connections::serve(server.netns(), FORBIDDEN)?;
+        established::swallow(server.netns(), BULK)?;
         let sink = datagrams::sink(server.netns())?;
         // Entries of a measurement are gone before the next of the same side.
         host.netns().sysctl("net.netfilter.nf_conntrack_udp_timeout", "1")?;
+        host.netns().sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "2")?;
         let judge = match kind {
-            Kind::NoPolicy => track(host.netns()).map(|()| Judge::Nobody)?,
-            Kind::AcceptMmsg => Judge::Accept(Box::new(AcceptAll::start(&host, queues, bind_mmsg)?)),
-            Kind::AcceptNfq => Judge::Accept(Box::new(AcceptAll::start(&host, queues, bind_nfq)?)),
-            Kind::Podgate(size) => {
-                let directory = tempfile::tempdir()?;
-                manifests::write(directory.path(), &host, [&client, &server], size)?;
-                let process = start_podgate(&host, podgate, directory.path(), queues)?;
-                Judge::Podgate { _process: process, _directory: directory }
+            Kind::NoPolicy => kernel::track(host.netns()).map(|()| Judge::Kernel)?,
+            Kind::KernelRule => kernel::drop_forbidden(host.netns(), server.v4()).map(|()| Judge::Kernel)?,
+            Kind::KernelSet => kernel::set(host.netns(), client.v4(), server.v4()).map(|()| Judge::Kernel)?,
+            Kind::Accept(acceptor) => Judge::Accept(Box::new(AcceptAll::start(&host, acceptor)?)),
+            Kind::Podgate(agent) => {
+                let directory = tempfile::tempdir_in(&places.scratch)?;
+                manifests::write(directory.path(), &host, &[&client, &server, &flooder], agent.size)?;
+                let binary = match agent.build {
+                    Build::This => &places.podgate,
+                    Build::Other => places.other.as_ref().context("there is no other build")?,
+                };
+                // They stay until the run ends, as the agent follows them.
+                Judge::Podgate(Podgate::start(&host, binary, &directory.keep(), agent)?)
             }
         };
-        let side = Side { kind, client, server, host, judge, _sink: sink };
+        let side = Side { kind, client, server, flooder, host, judge, _sink: sink };
         side.check()?;
         Ok(side)
     }
@@ -114,13 +95,32 @@ impl Side {
     /// Packets that were given a verdict in user space so far.
     pub(crate) fn judged(&self) -> Result<u64> {
         match &self.judge {
-            Judge::Nobody => Ok(0),
-            Judge::Accept(accept) => Ok(accept.judged.load(Ordering::Relaxed)),
-            Judge::Podgate { .. } => {
-                let text = get(self.host.netns(), "/metrics")?;
-                let samples = text.lines().filter(|l| l.starts_with("podgate_packets_total{"));
-                Ok(samples.filter_map(|l| l.rsplit_once(' ')?.1.parse::<u64>().ok()).sum())
+            Judge::Kernel => Ok(0),
+            Judge::Accept(accept) => Ok(accept.judged()),
+            Judge::Podgate(podgate) => podgate.judged(),
+        }
+    }
+
+    /// Processor time of what judges in user space so far, in nanoseconds: that of all its threads, with what the
+    /// kernel does on their behalf (a packet that is accepted goes on its way in the thread that says so).
+    pub(crate) fn worked(&self) -> Result<u64> {
+        match &self.judge {
+            Judge::Kernel => Ok(0),
+            Judge::Accept(accept) => {
+                accept.tasks().iter().map(|task| running(Path::new(&format!("/proc/self/task/{task}")))).sum()
             }
+            Judge::Podgate(podgate) => {
+                let tasks = fs::read_dir(format!("/proc/{}/task", podgate.id())).context("podgate has ended")?;
+                tasks.flatten().map(|task| running(&task.path())).sum()
+            }
+        }
+    }
+
+    /// The revision of the podgate here, where there is one.
+    pub(crate) fn revision(&self) -> Option<String> {
+        match &self.judge {
+            Judge::Podgate(podgate) => podgate.revision().ok(),
+            _ => None,
         }
     }
 
@@ -138,130 +138,40 @@ impl Side {
         }
     }
 
-    /// A connection must come about, and be judged where something judges; a forbidden one must not.
+    /// A connection must come about, and be judged where something judges; a forbidden one must not, and a flood must
+    /// arrive where nothing is forbidden, and only there.
     fn check(&self) -> Result<()> {
+        // What is in a cache after the first is not in it before.
+        connections::run(self.client.netns(), self.server_address(), 1, GLANCE)?;
         let before = self.judged()?;
-        let made = connections::run(self.client.netns(), self.server_address(), 1, Duration::from_millis(200))?;
+        let made = connections::run(self.client.netns(), self.server_address(), 1, GLANCE)?;
         ensure!(made.failed == 0 && made.made > 0, "{} of {} connections failed", made.failed, made.failed + made.made);
         let judged = self.judged()? - before;
-        let expected = !matches!(self.kind, Kind::NoPolicy);
-        // The last batch may not be counted yet.
-        let enough = judged + 64 >= made.made && judged > 0;
-        ensure!(enough == expected, "{judged} packets were judged for {} connections", made.made);
+        // The last batch may not be counted yet; and what is remembered may be forgotten once in a while.
+        let right = if self.kind.asks() { judged > 0 && judged + 64 >= made.made } else { judged * 2 < made.made };
+        ensure!(right, "{judged} packets were judged for {} connections", made.made);
+        established::exchanges(self.client.netns(), self.server_address(), 1, GLANCE / 10)?;
+
         let forbidden = self.client.client().connect(self.server.v4(), FORBIDDEN, DENY_WAIT);
-        let expected = if matches!(self.kind, Kind::Podgate(_)) { Outcome::Timeout } else { Outcome::Open };
+        let expected = if self.kind.enforces() { Outcome::Timeout } else { Outcome::Open };
         ensure!(forbidden == expected, "a connection to a forbidden port is {forbidden}, expected: {expected}");
+        for kind in [flood::Kind::Udp, flood::Kind::Syn] {
+            let before = flood::arrived(self.server.netns())?;
+            let flood = Flood::start(kind, &self.flooder, self.server.v4())?;
+            std::thread::sleep(GLANCE / 10);
+            let sent = flood.end()?;
+            let arrived = flood::arrived(self.server.netns())? - before;
+            ensure!(
+                (arrived == 0) == self.kind.enforces(),
+                "of a flood of {sent} packets ({kind:?}) {arrived} arrived"
+            );
+        }
         Ok(())
     }
 }
 
-/// Turns connection tracking on: it is on in a namespace as soon as a rule asks for it.
-fn track(netns: &Netns) -> Result<()> {
-    let mut nft = mortal("nft");
-    nft.arg(
-        "add table inet bench; \
-         add chain inet bench watch { type filter hook postrouting priority 98; }; \
-         add rule inet bench watch ct state invalid counter",
-    );
-    let ended = netns.spawn(nft)?.wait(PATIENCE);
-    ensure!(ended.is_some_and(|s| s.success()), "nft failed (Debian: apt-get install nftables): {ended:?}");
-    Ok(())
-}
-
-fn start_podgate(host: &Host, podgate: &Path, manifests: &Path, queues: u16) -> Result<Process> {
-    let mut command = mortal(podgate);
-    command.args(["run", "--on-exit", "remove", "--log", "warn", "--http", HTTP, "--node", host.name()]);
-    command.arg("--manifests").arg(manifests).arg("--queues").arg(queues.to_string());
-    command.env("PODGATE_SOCKET", "off").stdin(Stdio::null()).stdout(Stdio::null());
-    let process = host.netns().spawn(command)?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        // The request waits for the generation by itself, once somebody listens.
-        match get(host.netns(), "/readyz?generation=1") {
-            Ok(_) => return Ok(process),
-            Err(error) if !process.is_running() || Instant::now() > deadline => {
-                return Err(error).context("podgate is not ready");
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
-}
-
-fn get(netns: &Netns, path: &str) -> Result<String> {
-    let address: SocketAddr = HTTP.parse()?;
-    match netns.client().get(address.ip(), address.port(), path, PATIENCE) {
-        Ok((200, body)) => Ok(body),
-        Ok((status, body)) => bail!("{path}: {status}: {body}"),
-        Err(outcome) => bail!("{path}: {outcome}"),
-    }
-}
-
-/// Threads that accept everything.
-struct AcceptAll {
-    judged: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
-    threads: Vec<(Waker, JoinHandle<()>)>,
-    _program: Program,
-}
-
-type Bind = fn(&QueueSettings) -> Result<Box<dyn Queue>>;
-
-fn bind_mmsg(settings: &QueueSettings) -> Result<Box<dyn Queue>> {
-    Ok(Box::new(MmsgQueue::bind(settings)?))
-}
-
-fn bind_nfq(settings: &QueueSettings) -> Result<Box<dyn Queue>> {
-    Ok(Box::new(NfqQueue::bind(settings)?))
-}
-
-impl AcceptAll {
-    fn start(host: &Host, queues: u16, bind: Bind) -> Result<Self> {
-        let numbers = QUEUE..=QUEUE + queues - 1;
-        let settings = ProgramSettings { queues: numbers.clone(), ..ProgramSettings::default() };
-        let marks = settings.marks;
-        let (program, bound) = host.netns().run(|| -> Result<_> {
-            let bound = numbers.map(|number| bind(&QueueSettings::new(number))).collect::<Result<Vec<_>>>()?;
-            let mut program = Program::install(settings)?;
-            program.replace(&Update { ranges: Some(host.pod_ranges()), ..Update::default() })?;
-            Ok((program, bound))
-        })?;
-        let (judged, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-        let start = |queue: Box<dyn Queue>| {
-            let (waker, judged, stop) = (queue.waker(), judged.clone(), stop.clone());
-            let work = move || accept(queue, marks, &judged, &stop);
-            Ok((waker, std::thread::Builder::new().name("accept".to_owned()).spawn(work)?))
-        };
-        let threads = bound.into_iter().map(start).collect::<Result<_>>()?;
-        Ok(AcceptAll { judged, stop, threads, _program: program })
-    }
-}
-
-impl Drop for AcceptAll {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        for (waker, thread) in self.threads.drain(..) {
-            waker.wake();
-            // A panic has been told already.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Answers every packet with accept, and asks the kernel to remember what podgate would.
-fn accept(mut queue: Box<dyn Queue>, marks: Marks, judged: &AtomicU64, stop: &AtomicBool) {
-    let mut fate = |packet: &Packet<'_>| {
-        let remember = marks.way(packet.mark) == Some(Way::Original) && packet.hook != LOCAL_IN;
-        Fate::Accept { mark: if remember { marks.remember(packet.mark) } else { marks.pass(packet.mark) } }
-    };
-    while !stop.load(Ordering::Acquire) {
-        let received = queue.receive(None);
-        let answered = received.and_then(|received| match received {
-            Received::Packets(count) => queue.answer(&mut fate).map(|()| count as u64),
-            Received::Woken | Received::TimedOut => Ok(0),
-        });
-        match answered {
-            Ok(count) => judged.store(judged.load(Ordering::Relaxed) + count, Ordering::Relaxed),
-            Err(error) => panic!("the queue failed: {error}"),
-        }
-    }
+/// How long a task has run, in nanoseconds (proc(5): schedstat). A thread that ends meanwhile counts as nothing.
+fn running(task: &Path) -> Result<u64> {
+    let Ok(text) = fs::read_to_string(task.join("schedstat")) else { return Ok(0) };
+    text.split(' ').next().and_then(|n| n.parse().ok()).context("schedstat has no running time")
 }
