@@ -83,8 +83,17 @@ deploy-test: setup-test image ## what deploy/ has: manifests, chart, image, conf
 	cd tests/deploy && go vet ./... && go test -count=1 ./...
 
 .PHONY: bench
-bench: setup-demo ## one verdict (criterion), then the packet path in network namespaces
-	bench/run
+bench: setup-bench ## one verdict (criterion), then the packet path in network namespaces; BENCH_ARGS (root)
+	bench/run $(BENCH_ARGS)
+
+.PHONY: bench-ab
+bench-ab: setup-bench ## this work tree against another revision of it: REV=revision BENCH_ARGS (root)
+	@[ -n "$(REV)" ] || { echo "bench-ab: say which revision: make bench-ab REV=main" >&2; exit 2; }
+	bench/ab '$(REV)' $(BENCH_ARGS)
+
+.PHONY: setup-bench
+setup-bench: setup-demo
+	@tests/setup nftables
 
 .PHONY: bench-scale
 bench-scale: setup-cluster ## 10,000 and 100,000 pods in a real API server: start, memory, processor, time of a change (root)

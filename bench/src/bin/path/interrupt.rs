@@ -2,7 +2,7 @@
 //! process; its files have to be taken away.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
 
@@ -18,8 +18,7 @@ pub(crate) fn clean_up_at_the_end(directory: PathBuf) -> Result<()> {
     let (told, scratch) = (std::panic::take_hook(), directory.clone());
     std::panic::set_hook(Box::new(move |info| {
         told(info);
-        // There is nothing that could be done about a failure.
-        let _ = fs::remove_dir_all(&scratch);
+        remove(&scratch);
     }));
     let (ready, caught) = mpsc::channel();
     let listen = move || {
@@ -37,11 +36,17 @@ pub(crate) fn clean_up_at_the_end(directory: PathBuf) -> Result<()> {
             drop(ready.send(Ok(())));
             let [first, second, third] = &mut handlers[..] else { return };
             tokio::select! { _ = first.recv() => {} _ = second.recv() => {} _ = third.recv() => {} }
-            let _ = fs::remove_dir_all(&directory);
+            remove(&directory);
             eprintln!("interrupted: nothing is left behind");
             std::process::exit(INTERRUPTED);
         });
     };
     thread::Builder::new().name("signals".to_owned()).spawn(listen).context("cannot start a thread")?;
     caught.recv().context("the signal thread died")?.context("cannot take over signals")
+}
+
+/// As often as it may take while somebody still writes. There is nothing that could be done about a failure.
+fn remove(directory: &Path) {
+    let gone = || fs::remove_dir_all(directory).is_ok() || !directory.exists();
+    let _ = (0..10).any(|_| gone());
 }

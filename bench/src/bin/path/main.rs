@@ -99,7 +99,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<ExitCode> {
     let (started, busy) = (Instant::now(), machine::load());
-    let scratch = tempfile::tempdir()?;
+    let scratch = tempfile::Builder::new().prefix("podgate-bench-").tempdir()?;
     interrupt::clean_up_at_the_end(scratch.path().to_owned())?;
     let podgate = match &args.podgate {
         Some(path) => path.clone(),

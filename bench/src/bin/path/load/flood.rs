@@ -1,14 +1,18 @@
 //! A flood of packets that no policy allows: to a closed port of the server, at a bounded rate.
+//!
+//! It comes before all else (real-time scheduling), as packets from a wire do: a sender that shares the processor with
+//! those whom it floods would send the less the more they do, and so every side would have another flood.
 
 use std::fs;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::unistd::{Pid, gettid};
 use podgate_bench::rng::Rng;
 use podgate_sandbox::{Netns, Packet, Pod};
 
@@ -33,7 +37,7 @@ pub(crate) enum Kind {
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Flood {
@@ -43,7 +47,8 @@ impl Flood {
         let socket = raw_socket(from.netns())?;
         let (stop, sent) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let (stopped, count) = (stop.clone(), sent.clone());
-        let pour = move || -> io::Result<()> {
+        let pour = move || -> Result<()> {
+            come_first(gettid())?;
             let mut sender = Sender::new(socket, to)?;
             let start = Instant::now();
             for batch in packets.chunks(BATCH).cycle() {
@@ -87,6 +92,15 @@ impl Drop for Flood {
         // Its failure is told by `end`; here another one is on its way already.
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// Lets a thread run before all that is not real-time (`chrt` of util-linux: first in, first out).
+fn come_first(thread: Pid) -> Result<()> {
+    let mut chrt = Command::new("chrt");
+    chrt.args(["--fifo", "--pid", "1"]).arg(thread.to_string()).stdin(Stdio::null());
+    let ended = chrt.status().context("chrt (Debian: apt-get install util-linux)")?;
+    ensure!(ended.success(), "chrt cannot make the flood's thread a real-time one: {ended}");
+    Ok(())
 }
 
 /// Packets of such floods that came to the server so far: datagrams for which there was no port, and resets that it
