@@ -31,6 +31,8 @@ pub(crate) struct Sample {
     pub(crate) flood: Option<f64>,
 }
 
+/// A share of failed connections that is no accident.
+const MANY: f64 = 0.01;
 /// Below so many verdicts per connection or packet, processor time per verdict says nothing.
 const SELDOM: f64 = 0.1;
 
@@ -43,8 +45,8 @@ pub(crate) fn take(side: &Side, measure: Measure, during: Duration) -> Result<Sa
             let at_once = if measure == Measure::Connections1 { 1 } else { 16 };
             judged(side, || {
                 let made = connect(at_once)?;
-                ensure!(made.lost() < 0.001, "{:.2} % of connections failed", made.lost() * 100.0);
-                Ok((of_connections(made), made.made))
+                ensure!(made.lost() < MANY, "{:.2} % of connections failed", made.lost() * 100.0);
+                Ok((Sample { lost: Some(made.lost()), ..of_connections(made) }, made.made))
             })
         }
         Measure::Udp => {
@@ -61,7 +63,7 @@ pub(crate) fn take(side: &Side, measure: Measure, during: Duration) -> Result<Sa
         }
         Measure::Exchanges => {
             let made = established::exchanges(client, server, 16, during)?;
-            Ok(Sample { lost: None, ..of_connections(made) })
+            Ok(of_connections(made))
         }
         Measure::FloodUdp => flooded(side, flood::Kind::Udp, || connect(16)),
         Measure::FloodSyn => flooded(side, flood::Kind::Syn, || connect(16)),

@@ -130,11 +130,11 @@ impl Plan {
         Plan { sides, measures: Measure::ALL.to_vec() }
     }
 
-    /// Settings of queues and workers, with an engine that says yes.
+    /// Settings of queues and workers, with an engine that says yes; one queue and two, with podgate's under a flood.
     pub(crate) fn settings() -> Self {
         let one = Acceptor::new(Receiver::Mmsg, 1);
         let two = Acceptor { queues: 2, ..one };
-        let kinds = [
+        let accept = [
             one,
             Acceptor { pinned: true, ..one },
             Acceptor { length: Some(1024), ..one },
@@ -143,8 +143,11 @@ impl Plan {
             two,
             Acceptor { pinned: true, ..two },
         ];
-        let measures = vec![Measure::Connections16, Measure::Connections1, Measure::Udp];
-        Plan { sides: kinds.map(Kind::Accept).to_vec(), measures }
+        let podgate = [podgate(SMALL, false, 1), podgate(SMALL, false, 2), Kind::KernelRule];
+        let sides = accept.map(Kind::Accept).into_iter().chain(podgate).collect();
+        let measures =
+            [Measure::Connections16, Measure::Connections1, Measure::Udp, Measure::FloodUdp, Measure::FloodSyn];
+        Plan { sides, measures: measures.to_vec() }
     }
 
     /// This build and another one, on the main measures.
