@@ -9,7 +9,7 @@
 //!    │
 //!   sides ── Side: a node, its pods, and what judges there             results ── Samples ──▶ report, plot
 //!    ├ kernel ── nft programs                                            ▲
-//!    ├ accept ── AcceptAll       measure ── one turn of one side ────────┘
+//!    ├ accept ── AcceptAll       measure ── one turn of one side ────────┘     tracking ── conntrack's table
 //!    └ agent ── Podgate ◀── manifests      └ load ── what is sent
 //! ```
 
@@ -27,6 +27,7 @@ mod plot;
 mod report;
 mod results;
 mod sides;
+mod tracking;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use podgate_sandbox::{DENY_WAIT, Host, Outcome, Pod, PodOptions};
@@ -15,11 +15,10 @@ use crate::kinds::{Build, Kind};
 use crate::load::flood::{self, Flood};
 use crate::load::{connections, datagrams, established};
 use crate::manifests::{self, BULK, FORBIDDEN, TCP};
+use crate::tracking;
 
-/// How long conntrack may take to forget.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Conntrack entries that may be left from before when packets are measured.
-const LEFT: u64 = 20_000;
+/// Conntrack entries that may be left from before: of what happens meanwhile.
+const LEFT: u64 = 1_000;
 /// A short measurement, to see that a side is what it says.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -63,9 +62,6 @@ impl Side {
         connections::serve(server.netns(), FORBIDDEN)?;
         established::swallow(server.netns(), BULK)?;
         let sink = datagrams::sink(server.netns())?;
-        // Entries of a measurement are gone before the next of the same side.
-        host.netns().sysctl("net.netfilter.nf_conntrack_udp_timeout", "1")?;
-        host.netns().sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "2")?;
         let judge = match kind {
             Kind::NoPolicy => kernel::track(host.netns()).map(|()| Judge::Kernel)?,
             Kind::KernelRule => kernel::drop_forbidden(host.netns(), server.v4()).map(|()| Judge::Kernel)?,
@@ -84,6 +80,7 @@ impl Side {
         };
         let side = Side { kind, client, server, flooder, host, judge, _sink: sink };
         side.check()?;
+        side.forget()?;
         Ok(side)
     }
 
@@ -124,18 +121,13 @@ impl Side {
         }
     }
 
-    /// Waits until conntrack has dropped the entries of the measurement before: in a full table, and where flows are
-    /// known already, something else would be measured.
-    pub(crate) fn await_room(&self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let count: u64 = self.host.netns().read_sysctl("net.netfilter.nf_conntrack_count")?.parse()?;
-            if count < LEFT {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "conntrack still has {count} entries");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+    /// Conntrack's entries on this side go, and with them what is known about connections.
+    pub(crate) fn forget(&self) -> Result<()> {
+        tracking::forget(self.host.netns()).context("emptying conntrack's table")?;
+        let left = self.host.netns().read_sysctl("net.netfilter.nf_conntrack_count")?;
+        let left: u64 = left.parse().with_context(|| format!("conntrack has {left} entries"))?;
+        ensure!(left < LEFT, "conntrack still has {left} entries");
+        Ok(())
     }
 
     /// A connection must come about, and be judged where something judges; a forbidden one must not, and a flood must
