@@ -105,10 +105,10 @@ fn a_packet_of_an_address_that_stays_unknown_is_denied_in_the_end() {
     node.write("node.yaml", &node.host.manifest());
     let web = node.pod(PodOptions::new("shop/web"));
     let server = web.server(&[], &[53]).expect("a server");
-    node.start(&[]);
+    node.start(&["--hold-time", "500"]);
     let unknown = node.host.pod(PodOptions::new("shop/unknown")).expect("a pod");
     unknown.netns().send(&Packet::udp((unknown.v4(), 4000).into(), (web.v4(), 53).into(), b"who")).expect("sent");
-    node.await_metric("podgate_hold_denied_packets_total", 1.0);
+    node.await_metric("podgate_hold_denied_packets_total{reason=\"expired\"}", 1.0);
     assert!(server.arrivals().is_empty());
 }
 
@@ -149,7 +149,7 @@ fn pod_ranges_by_setting_are_guarded_also_without_a_nodes_name() {
     let known = node.pod(PodOptions::new("shop/known"));
     let ranges: Vec<String> = node.host.pod_ranges().iter().map(ToString::to_string).collect();
     node.nameless();
-    node.start(&["--pod-cidr", &ranges.join(",")]);
+    node.start(&["--pod-cidr", &ranges.join(","), "--hold-time", "500"]);
     node.expect(&[Probe::open(known.client(), web.v4(), Tcp(80)), Probe::open(known.client(), web.v6(), Udp(53))]);
     let unknown = node.host.pod(PodOptions::new("shop/unknown")).expect("a pod");
     unknown.netns().send(&Packet::udp((unknown.v6(), 4000).into(), (web.v6(), 53).into(), b"who")).expect("sent");

@@ -7,6 +7,7 @@ mod addresses;
 mod bridged;
 mod established;
 mod handover;
+mod hold;
 mod kernel;
 mod kit;
 mod lifecycle;

@@ -50,7 +50,7 @@ pub enum Counter {
     Held,
     /// Held, and still unknown at the deadline: denied.
     HoldExpired,
-    /// Not held because the hold table, or the source's share of it, was full: denied.
+    /// Not held because the hold table was full: denied.
     HoldFull,
     /// Records lost because the ring was full.
     RecordsLost,
@@ -58,11 +58,19 @@ pub enum Counter {
     RulesUncounted,
     /// Messages of the queue that could not be used: malformed, or a refused verdict (the packet was gone).
     Malformed,
+    /// Passed on to the keeper, as an address was unknown: answered there.
+    PassedOn,
+    /// Not held because its source had its share of the hold table: denied.
+    HoldSource,
+    /// Not held because its unknown destination had its share of the hold table: denied.
+    HoldDestination,
+    /// Past a bound of the hold table or at its deadline, and let through, as a setting says.
+    HoldAllowed,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 14] = [
+    pub const ALL: [Counter; 18] = [
         Counter::Packets,
         Counter::Accepted,
         Counter::Dropped,
@@ -77,6 +85,10 @@ impl Counter {
         Counter::RecordsLost,
         Counter::RulesUncounted,
         Counter::Malformed,
+        Counter::PassedOn,
+        Counter::HoldSource,
+        Counter::HoldDestination,
+        Counter::HoldAllowed,
     ];
 }
 

@@ -11,6 +11,7 @@
 mod boot;
 mod control;
 mod descriptors;
+mod holding;
 mod inputs;
 mod kernel;
 mod listen;
@@ -72,8 +73,10 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     inputs::signals(sender.clone())?;
     inputs::routes(sender.clone())?;
     let queues = settings.queues.clone();
-    let counters = Arc::new(Counters::new(queues.len()));
-    let publication = Publication::new(Arc::new(Snapshot::empty()), queues.len());
+    // One for each worker, and one for the keeper.
+    let readers = queues.len() + 1;
+    let counters = Arc::new(Counters::new(readers));
+    let publication = Publication::new(Arc::new(Snapshot::empty()), readers);
     let guarded = || {
         let mut index = Index::new(args.source.locality());
         index.guard_pod_ranges(args.pod_cidrs.clone());
@@ -119,11 +122,12 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let (End::Asked(why) | End::Failed(why)) = ending;
     tracing::info!(why, "ending");
     // A failure is no wish to open the node, whatever becomes of its rules when it is asked to end.
-    if let End::Asked(_) = ending {
-        end(args, plane.kernel.take())?;
-    }
+    let handed_over = match ending {
+        End::Asked(_) => end(args, plane.kernel.take())?,
+        End::Failed(_) => false,
+    };
     if let Some(workers) = control.workers.take() {
-        workers.stop();
+        workers.stop(handed_over);
     }
     drop(plane);
     if let Some(recorder) = control.recorder.take() {
@@ -138,13 +142,15 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
 }
 
 /// Leaves the kernel as the setting says. The rules go first: a packet that comes while the workers end is not lost.
-fn end(args: &RunArgs, kernel: Option<Kernel>) -> Result<()> {
+/// True: another agent has them.
+fn end(args: &RunArgs, kernel: Option<Kernel>) -> Result<bool> {
     let Some(kernel) = kernel else {
         tracing::info!("nothing was enforced yet: what stood before stays");
-        return Ok(());
+        return Ok(false);
     };
     let remove = args.on_exit() == OnExit::Remove;
-    match kernel.leave(remove).context("leaving the kernel's rules")? {
+    let left = kernel.leave(remove).context("leaving the kernel's rules")?;
+    match left {
         Left::Others => tracing::info!("the rules are another agent's: they stay as they are"),
         Left::Kept if args.fail_open => tracing::info!(
             "the rules stay: what needs a verdict passes until an agent is back (podgate cleanup takes everything away)"
@@ -157,5 +163,5 @@ fn end(args: &RunArgs, kernel: Option<Kernel>) -> Result<()> {
             tracing::info!(connections = gone.connections, "the rules are gone: nothing is filtered any more");
         }
     }
-    Ok(())
+    Ok(left == Left::Others)
 }

@@ -37,11 +37,17 @@ impl<'a> Plane<'a> {
 
     /// Starts everything with the first snapshot, which must be published already.
     pub(crate) fn start(&mut self, control: &mut Control, first: &Build) -> Result<()> {
-        self.events = Some(serve::start(self.args, &mut self.settings, control)?);
+        let (events, hold) = serve::start(self.args, &mut self.settings, control)?;
+        self.events = Some(events);
         let (counters, queues) = (control.counters.clone(), self.settings.queues.clone());
         let publication = control.publication.clone();
         let rules = self.args.max_rule_series;
-        control.state.register(DataPlane::new(publication, counters.clone(), queues.clone(), rules));
+        control.state.register(DataPlane::new(
+            publication,
+            counters.clone(),
+            queues.clone().chain([hold]).collect(),
+            rules,
+        ));
         control.state.facts().queues = Some(queues.clone());
         control.state.watch_over(telemetry::liveness::workers(counters, queues));
         let (whole, inputs) = (control.boot.is_over(), self.inputs.clone());

@@ -11,63 +11,85 @@ use podgate_netfilter::{MmsgQueue, NfqQueue, ProgramSettings, Queue, QueueError,
 use super::control::{Control, lock};
 use super::settings::{Receiver, RunArgs};
 use crate::telemetry::events::{self, Deny, Events, Limit};
-use crate::worker::{HoldSettings, RECORDS, Record, Records, Shared, Workers, end_process};
+use crate::worker::{Gate, RECORDS, Record, Records, Shared, Workers, end_process};
 
 /// From one range of queues to the next that is tried: as many as there can be workers, so that ranges of agents with
 /// the same base never overlap.
 const STRIDE: u16 = 64;
 /// Ranges that are tried. At an upgrade two agents run at once; more do only while something is wrong.
 const SLOTS: u16 = 4;
+/// From a base to the queue in which the agent with the first range holds packets: past all ranges.
+const HOLD: u16 = SLOTS * STRIDE;
+
+/// What an agent has bound.
+struct Bound {
+    queues: Vec<Box<dyn Queue>>,
+    /// The queue in which packets of unknown addresses are held, and its number.
+    hold: (Box<dyn Queue>, u16),
+}
 
 /// Binds the queues and starts a worker for each. The first snapshot must be published: an earlier agent's rules may
-/// be there, and send packets at once. `settings` are told which queues it became: another agent may have the first.
-pub(super) fn start(args: &RunArgs, settings: &mut ProgramSettings, control: &mut Control) -> Result<Events> {
-    let queues = bind_range(args, settings)?;
+/// be there, and send packets at once. `settings` are told which queues it became: another agent may have the first. The
+/// number is that of the hold queue.
+pub(super) fn start(args: &RunArgs, settings: &mut ProgramSettings, control: &mut Control) -> Result<(Events, u16)> {
+    let Bound { queues, hold: (hold, number) } = bind_range(args, settings)?;
     let records = Arc::new(Records::new(RECORDS));
     let shared = Shared {
         marks: settings.marks,
-        hold: HoldSettings::default(),
+        hold: args.hold.settings(number),
+        hold_gate: Gate::new(),
         counters: Arc::clone(&control.counters),
         records: Arc::clone(&records),
         loose: AtomicBool::new(true),
+        handed_over: AtomicBool::new(false),
     };
     let reader = |worker| control.publication.reader(worker);
-    let workers = Workers::start(queues, reader, Arc::new(shared), end_process).context("starting the workers")?;
+    let workers =
+        Workers::start(queues, hold, reader, Arc::new(shared), end_process).context("starting the workers")?;
     control.workers = Some(workers);
 
     let index = Arc::clone(&control.index);
     let name = move |address: IpAddr| lock(&index).pod_at(address);
     let next = move || records.pop().map(deny);
-    events::start(Limit::default(), Arc::clone(&control.publication), Arc::clone(&control.state), next, name)
-        .context("starting the events thread")
+    let (publication, state) = (Arc::clone(&control.publication), Arc::clone(&control.state));
+    let events = events::start(Limit::default(), publication, state, next, name);
+    Ok((events.context("starting the events thread")?, number))
 }
 
 /// Binds the first range that nobody has. In ascending order, so that of two agents that start at once the one that gets
 /// a range's first queue gets them all.
-fn bind_range(args: &RunArgs, settings: &mut ProgramSettings) -> Result<Vec<Box<dyn Queue>>> {
+fn bind_range(args: &RunArgs, settings: &mut ProgramSettings) -> Result<Bound> {
     let wanted = settings.queues.clone();
     let mut taken = None;
     for slot in 0..SLOTS {
         let shifted = |number: u16| number.checked_add(slot * STRIDE);
         let (Some(first), Some(last)) = (shifted(*wanted.start()), shifted(*wanted.end())) else { break };
-        match (first..=last).map(|number| bind(args, number)).collect::<Result<Vec<_>, _>>() {
-            Ok(queues) => {
+        let Some(hold) = wanted.start().checked_add(HOLD + slot) else { break };
+        let all = || -> Result<Bound, QueueError> {
+            let queues =
+                (first..=last).map(|number| bind(args, number, args.queue_length)).collect::<Result<_, _>>()?;
+            Ok(Bound { queues, hold: (bind(args, hold, args.hold.queue_length())?, hold) })
+        };
+        match all() {
+            Ok(bound) => {
                 if slot > 0 {
                     tracing::info!(first, last, "other queues than --queue-base says: those are in use");
                 }
                 settings.queues = first..=last;
-                return Ok(queues);
+                return Ok(bound);
             }
             Err(error @ QueueError::InUse { .. }) => drop(taken.get_or_insert(error)),
             Err(error) => return Err(error.into()),
         }
     }
     let all = format!("all {SLOTS} ranges of queues from --queue-base on are in use");
-    Err(taken.map_or_else(|| anyhow!("there are no queues"), Into::into)).context(all)
+    let none =
+        || anyhow!("--queue-base {} leaves no room for queues up to {HOLD} above it: take a lower one", wanted.start());
+    Err(taken.map_or_else(none, Into::into)).context(all)
 }
 
-fn bind(args: &RunArgs, number: u16) -> Result<Box<dyn Queue>, QueueError> {
-    let settings = QueueSettings { length: args.queue_length, fail_open: args.fail_open, ..QueueSettings::new(number) };
+fn bind(args: &RunArgs, number: u16, length: u32) -> Result<Box<dyn Queue>, QueueError> {
+    let settings = QueueSettings { length, fail_open: args.fail_open, ..QueueSettings::new(number) };
     Ok(match args.receiver {
         Receiver::Mmsg => Box::new(MmsgQueue::bind(&settings)?),
         Receiver::Nfq => Box::new(NfqQueue::bind(&settings)?),

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use podgate_netfilter::{Marks, ProgramSettings};
 
 use super::boot::BootMode;
+use super::holding::HoldArgs;
 use super::listen::ListenArgs;
 use super::source::SourceArgs;
 use crate::telemetry::DEFAULT_RULE_SERIES;
@@ -42,7 +43,8 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "PODGATE_QUEUES", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) queues: Option<u16>,
 
-    /// Number of the first queue. The default is far from the 0 that most other software takes.
+    /// Number of the first queue. The default is far from the 0 that most other software takes. Packets of unknown
+    /// addresses wait in a queue whose number is 256 above it; while another agent runs, both are others still.
     #[arg(long, env = "PODGATE_QUEUE_BASE", value_name = "NUMBER", default_value_t = 9840)]
     pub(crate) queue_base: u16,
 
@@ -74,6 +76,9 @@ pub(crate) struct RunArgs {
     /// closed, as a policy that does not hold at boot is none; with --fail-open: open].
     #[arg(long, env = "PODGATE_BOOT", value_enum)]
     pub(crate) boot: Option<BootMode>,
+
+    #[command(flatten)]
+    pub(crate) hold: HoldArgs,
 
     /// Four adjacent packet mark bits that nothing else on the node uses (kube-proxy has 0x4000 and 0x8000, Calico
     /// the upper 16 by default).
@@ -157,6 +162,7 @@ impl RunArgs {
             queues: self.queue_range()?,
             fail_open: self.fail_open,
             udp_prerouting: None,
+            cache: false,
         })
     }
 

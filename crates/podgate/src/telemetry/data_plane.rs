@@ -27,16 +27,20 @@ const DURATION: Name =
     ("podgate_verdict_duration_seconds", "Time from when a packet was read until its verdict was with the kernel.");
 const HOLD_DENIED: Name = (
     "podgate_hold_denied_packets_total",
-    "Packets of unknown addresses that were denied: still unknown at the deadline, or no room to hold them.",
+    "Packets of unknown addresses that were denied: still unknown at the deadline (expired), the table was full (full), or \
+     their source (source) or unknown destination (destination) had its share of it.",
 );
-const DEPTH: Name = ("podgate_queue_depth", "Packets that wait in the queue now.");
+const DEPTH: Name = (
+    "podgate_queue_depth",
+    "Packets that wait in the queue now; in the one whose number is 256 or more above the first, those that are held.",
+);
 const DROPPED: Name = (
     "podgate_queue_dropped_total",
     "Packets that the kernel could not queue: the queue was full (full), or the socket's buffer (socket).",
 );
 
 /// Counters that are one number.
-const SINGLE: [(Counter, Name); 9] = [
+const SINGLE: [(Counter, Name); 10] = [
     (
         Counter::PortsUnseen,
         ("podgate_ports_unseen_packets_total", "Packets without visible ports: later fragments, cut headers."),
@@ -64,6 +68,13 @@ const SINGLE: [(Counter, Name); 9] = [
     (
         Counter::Held,
         ("podgate_held_packets_total", "Packets held for a moment because the pod of an address was not known yet."),
+    ),
+    (
+        Counter::HoldAllowed,
+        (
+            "podgate_hold_allowed_packets_total",
+            "Packets of unknown addresses that were let through, past a bound or at the deadline, as --on-unknown says.",
+        ),
     ),
     (
         Counter::RecordsLost,
@@ -94,7 +105,7 @@ pub(crate) struct DataPlane {
     publication: Arc<Publication>,
     counters: Arc<Counters>,
     queues: ReadQueues,
-    own_queues: std::ops::RangeInclusive<u16>,
+    own_queues: Vec<u16>,
     rules: RuleSeries,
     descriptions: Vec<Desc>,
 }
@@ -106,7 +117,7 @@ impl DataPlane {
     pub(crate) fn new(
         publication: Arc<Publication>,
         counters: Arc<Counters>,
-        own_queues: std::ops::RangeInclusive<u16>,
+        own_queues: Vec<u16>,
         rule_series: usize,
     ) -> Self {
         let mut names = vec![PACKETS, UNMATCHED, ERRORS, DURATION, HOLD_DENIED, DEPTH, DROPPED];
@@ -154,8 +165,14 @@ impl DataPlane {
 
     fn hold_denied(&self) -> MetricFamily {
         let mut family = Family::new(HOLD_DENIED, MetricType::COUNTER);
-        family.push(&[("reason", "expired")], self.counters.get(Counter::HoldExpired) as f64);
-        family.push(&[("reason", "full")], self.counters.get(Counter::HoldFull) as f64);
+        for (reason, counter) in [
+            ("expired", Counter::HoldExpired),
+            ("full", Counter::HoldFull),
+            ("source", Counter::HoldSource),
+            ("destination", Counter::HoldDestination),
+        ] {
+            family.push(&[("reason", reason)], self.counters.get(counter) as f64);
+        }
         family.finish()
     }
 

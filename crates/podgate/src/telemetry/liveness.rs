@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use podgate_engine::{Counter, Counters};
 use podgate_netfilter::queue::{QueueStats, queue_stats};
 
-/// How long packets may wait without any being answered: far above the second that a packet may be held.
+/// How long packets may wait without any being answered. Those that are held do so in a queue of their own.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What one worker had answered when it was last seen to get on.
@@ -27,7 +27,7 @@ struct Seen {
 /// `queues` and the counters of that index. Ask in the network namespace of the queues.
 pub(crate) fn workers(counters: Arc<Counters>, queues: RangeInclusive<u16>) -> impl Fn() -> Vec<String> + Send {
     let answered = move |worker| {
-        [Counter::Accepted, Counter::Dropped]
+        [Counter::Accepted, Counter::Dropped, Counter::PassedOn]
             .map(|c| counters.of_worker(worker, c))
             .into_iter()
             .fold(0, u64::wrapping_add)

@@ -46,7 +46,7 @@ fn agent(rule_series: usize) -> (Arc<State>, Arc<Publication>, Arc<Counters>) {
     worker.answered_after(1_500, 3);
     worker.answered_after(u64::MAX / 4, 1);
     let state = State::new();
-    state.register(DataPlane::new(publication.clone(), counters.clone(), 9840..=9841, rule_series));
+    state.register(DataPlane::new(publication.clone(), counters.clone(), vec![9840, 9841], rule_series));
     state.readiness.synced();
     state.enforced(Generation(1), [std::time::Instant::now()]);
     (state, publication, counters)

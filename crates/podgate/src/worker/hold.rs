@@ -1,95 +1,180 @@
-//! Packets that wait for their address to become known: bounded in time, in number, and per source.
+//! [`Holds`]: packets that wait for an address to become known, bounded in time, number, bytes, and per address.
+//!
+//! Not here: who asks about them again ([`keeper`](super::keeper)).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use podgate_engine::Addr;
+use podgate_engine::{Addr, Counter};
 
+use super::gate::End;
 use super::question::Question;
 
-/// How much may be held, and how long.
+/// What is held may be so long altogether, since a segmentation-offloaded packet may have 64 KiB: 16 MiB, which is four
+/// full-sized packets for each that may be held by default.
+const BYTES: u64 = 16 << 20;
+
+/// How much may be held, how long, and what comes then. The defaults and their reasons are the settings'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HoldSettings {
-    /// Until then the pod must be known. The default, 1 s, covers the time from a pod's first packet to the watch
-    /// event with its address; a TCP client has sent its SYN twice by then.
+    /// Until then the pod must be known.
     pub(crate) time: Duration,
-    /// Per worker. The default, 256, is bounded by the kernel, which looks for a packet's verdict from the oldest
-    /// waiting packet on: each held packet makes every later verdict a step longer.
+    /// Packets held at once.
     pub(crate) packets: usize,
-    /// Per source address, so that one pod that scans unknown addresses leaves room for the others. Default 16.
+    /// Of these from one source address, and to one unknown address.
     pub(crate) per_source: usize,
+    /// What becomes of a packet past a bound.
+    pub(crate) past: OnUnknown,
+    /// The queue in which they are held.
+    pub(crate) queue: u16,
 }
 
-impl Default for HoldSettings {
-    fn default() -> Self {
-        Self { time: Duration::from_secs(1), packets: 256, per_source: 16 }
+/// What becomes of a packet whose address stays unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OnUnknown {
+    /// It is denied.
+    Deny,
+    /// It passes, unless the other end's policies deny it. Its connection is not remembered.
+    Allow,
+}
+
+/// Why a packet is not held, or no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// Its time was up.
+    Time,
+    /// The table was full.
+    Table,
+    /// Its source had its share of it.
+    Source,
+    /// Its destination, which nobody knows, had its share.
+    Destination,
+}
+
+impl Bound {
+    pub(super) fn counter(self) -> Counter {
+        match self {
+            Bound::Time => Counter::HoldExpired,
+            Bound::Table => Counter::HoldFull,
+            Bound::Source => Counter::HoldSource,
+            Bound::Destination => Counter::HoldDestination,
+        }
     }
 }
 
 /// A held packet.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Held {
-    pub(crate) id: u32,
-    pub(crate) mark: u32,
-    pub(crate) length: u32,
-    pub(crate) question: Question,
-    pub(crate) since: Instant,
+pub(super) struct Held {
+    pub(super) id: u32,
+    pub(super) mark: u32,
+    pub(super) length: u32,
+    pub(super) question: Question,
+    /// It is its destination that is unknown.
+    pub(super) to_unknown: bool,
+    pub(super) since: Instant,
 }
 
-/// One worker's held packets, oldest first. Room for all is made at the start.
+impl Held {
+    /// The addresses that have a share of the table by it.
+    fn ends(&self) -> impl Iterator<Item = (End, Addr)> + use<> {
+        let flow = *self.question.flow();
+        let destination = self.to_unknown.then_some((End::Destination, flow.destination));
+        std::iter::once((End::Source, flow.source)).chain(destination)
+    }
+}
+
+/// An address' share.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    packets: usize,
+    /// Since when it has had one.
+    since: Instant,
+}
+
+/// The held packets, oldest first.
 #[derive(Debug)]
-pub(crate) struct Holds {
+pub(super) struct Holds {
     settings: HoldSettings,
     packets: VecDeque<Held>,
+    bytes: u64,
+    /// As many as there are packets, or twice that.
+    shares: HashMap<(End, Addr), Share>,
 }
 
 impl Holds {
-    pub(crate) fn new(settings: HoldSettings) -> Self {
-        Self { settings, packets: VecDeque::with_capacity(settings.packets) }
+    pub(super) fn new(settings: HoldSettings) -> Self {
+        Self { settings, packets: VecDeque::new(), bytes: 0, shares: HashMap::new() }
     }
 
-    /// Whether a packet of this source may still be held.
-    pub(crate) fn has_room(&self, source: Addr) -> bool {
-        self.packets.len() < self.settings.packets
-            && self.packets.iter().filter(|held| held.question.flow().source == source).count()
-                < self.settings.per_source
+    /// What keeps this packet from being held, and until when that is so, as far as is known.
+    pub(super) fn bound(&self, held: &Held) -> Option<(Bound, Instant)> {
+        if self.packets.len() >= self.settings.packets || self.bytes + u64::from(held.length) > BYTES {
+            return Some((Bound::Table, self.deadline().unwrap_or(held.since + self.settings.time)));
+        }
+        held.ends().find_map(|(end, address)| {
+            let share = self.shares.get(&(end, address)).filter(|s| s.packets >= self.settings.per_source)?;
+            let bound = if end == End::Source { Bound::Source } else { Bound::Destination };
+            // Those that came after its first may have been there for a while; the rest is soon enough.
+            let least = held.since + self.settings.time / 8;
+            Some((bound, (share.since + self.settings.time).max(least)))
+        })
     }
 
-    /// Holds a packet that there is room for, no older than those before.
-    pub(crate) fn push(&mut self, held: Held) {
-        debug_assert!(self.packets.len() < self.settings.packets);
+    /// Holds a packet that nothing keeps from it, no older than those before.
+    pub(super) fn push(&mut self, held: Held) {
+        for end in held.ends() {
+            let share = self.shares.entry(end).or_insert(Share { packets: 0, since: held.since });
+            share.packets += 1;
+        }
+        self.bytes += u64::from(held.length);
         self.packets.push_back(held);
     }
 
     /// When the oldest packet's time is up.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.packets.front().map(|held| held.since + self.settings.time)
     }
 
-    /// When the time of every packet is up.
-    pub(crate) fn last_deadline(&self) -> Option<Instant> {
-        self.packets.back().map(|held| held.since + self.settings.time)
-    }
-
     /// Takes the oldest packet out if its time is up.
-    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Held> {
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Held> {
         if self.deadline()? > now {
             return None;
         }
-        self.packets.pop_front()
+        self.pop()
     }
 
-    /// Takes all packets out, with the room they are in; to be put back after [`Holds::retain`].
-    pub(crate) fn take(&mut self) -> Self {
-        Self { settings: self.settings, packets: std::mem::take(&mut self.packets) }
+    /// Takes the oldest packet out.
+    pub(super) fn pop(&mut self) -> Option<Held> {
+        let held = self.packets.pop_front()?;
+        release(&mut self.shares, &mut self.bytes, &held);
+        Some(held)
     }
 
     /// Keeps those packets, in order, for which `keep` says so.
-    pub(crate) fn retain(&mut self, keep: impl FnMut(&Held) -> bool) {
-        self.packets.retain(keep);
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Held) -> bool) {
+        let Self { packets, bytes, shares, .. } = self;
+        packets.retain(|held| {
+            let keep = keep(held);
+            if !keep {
+                release(shares, bytes, held);
+            }
+            keep
+        });
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.packets.len()
+    }
+}
+
+fn release(shares: &mut HashMap<(End, Addr), Share>, bytes: &mut u64, held: &Held) {
+    *bytes -= u64::from(held.length);
+    for end in held.ends() {
+        if let Some(share) = shares.get_mut(&end) {
+            share.packets -= 1;
+            if share.packets == 0 {
+                shares.remove(&end);
+            }
+        }
     }
 }

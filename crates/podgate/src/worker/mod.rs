@@ -1,19 +1,22 @@
-//! The verdict workers: one thread for each queue.
+//! The verdict workers: one thread for each queue, and the keeper, which holds packets of unknown addresses.
 //!
 //! ```text
 //!   Queue::receive ─▶ one snapshot a batch ─▶ Question (what to ask, by the way the packet came) ─▶ Answer
-//!        ▲                                                                    │ counters, Record
-//!        └── Waker: a publication, a stop ◀── Workers                         ▼
-//!                                     Queue::answer: accept (remembered or not), drop, hold
-//!   Holds: packets of unknown addresses, asked about again at each wake, denied at their deadline
+//!                                                                          │ counters, Record
+//!                                                                          ▼
+//!                                     Queue::answer: accept (remembered or not), drop, pass on to the hold queue
+//!   Keeper ◀── the hold queue: asked about again at each publication (Waker), denied at the deadline ◀── Workers
+//!     └── Gate: of whom it takes nothing more for the moment ──▶ workers
 //! ```
 //!
-//! Nothing on this path allocates, locks or logs. A worker that fails ends the process: its queue then drops (or, set
-//! to fail open, passes) what comes, and the node's supervisor sees it.
+//! Nothing on a worker's path allocates, locks or logs. A worker that fails ends the process: its queue then drops (or,
+//! set to fail open, passes) what comes, and the node's supervisor sees it.
 //!
 //! Not here: sockets (`podgate-netfilter`), verdicts (`podgate-engine`), who publishes.
 
+mod gate;
 mod hold;
+mod keeper;
 mod question;
 mod record;
 mod run;
@@ -29,7 +32,9 @@ use podgate_engine::{Counters, Reader, Snapshot};
 use podgate_netfilter::Marks;
 use podgate_netfilter::queue::{Queue, Waker};
 
-pub(crate) use hold::HoldSettings;
+pub(crate) use gate::Gate;
+pub(crate) use hold::{HoldSettings, OnUnknown};
+use keeper::Keeper;
 pub(crate) use question::Judge;
 pub(crate) use record::{RECORDS, Record, Records};
 use run::Worker;
@@ -58,12 +63,16 @@ pub(crate) struct Shared {
     pub(crate) marks: Marks,
     /// Bounds of what is held.
     pub(crate) hold: HoldSettings,
-    /// One counter set per worker.
+    /// Of whom nothing more is held for the moment.
+    pub(crate) hold_gate: Gate,
+    /// One counter set per worker, and one for the keeper.
     pub(crate) counters: Arc<Counters>,
     /// Denies go here.
     pub(crate) records: Arc<Records>,
     /// The start-up period lasts: connections may be met mid-stream, from either side. See [`Workers::be_strict`].
     pub(crate) loose: AtomicBool,
+    /// Another agent has the rules: what is held at the end goes through them once more, and so to that agent.
+    pub(crate) handed_over: AtomicBool,
 }
 
 /// Called when a worker fails, with its number and why. It must end the process; [`end_process`] does.
@@ -73,41 +82,45 @@ pub(crate) type Failed = fn(usize, &str);
 #[derive(Debug)]
 pub(crate) struct Workers {
     shared: Arc<Shared>,
+    workers: Crew,
+    /// Ends after them: until then they may pass packets on to it.
+    keeper: Crew,
+}
+
+/// Threads that end together.
+#[derive(Debug, Default)]
+struct Crew {
     stop: Arc<AtomicBool>,
     threads: Vec<(Waker, JoinHandle<()>)>,
 }
 
 impl Workers {
-    /// Starts a thread for each queue; worker `i` has `queues[i]`, the counters of that index, and `rules(i)`. The
-    /// queues' sockets belong to the namespace in which they were bound; the threads to the caller's.
+    /// Starts a thread for each queue; worker `i` has `queues[i]`, the counters of that index, and `rules(i)`. The keeper
+    /// has the queue `hold` and the index after theirs. The queues' sockets belong to the namespace in which they were
+    /// bound; the threads to the caller's.
     pub(crate) fn start<R: Rules>(
         queues: Vec<Box<dyn Queue>>,
+        hold: Box<dyn Queue>,
         mut rules: impl FnMut(usize) -> R,
         shared: Arc<Shared>,
         failed: Failed,
     ) -> io::Result<Self> {
-        let mut workers = Self { shared: shared.clone(), stop: Arc::default(), threads: Vec::new() };
+        let mut all = Self { shared: shared.clone(), workers: Crew::default(), keeper: Crew::default() };
+        let index = queues.len();
+        let waker = hold.waker();
+        let mut keeper = Keeper::new(index, hold, rules(index), shared.clone(), all.keeper.stop.clone());
+        all.keeper.start("keeper".to_owned(), waker, index, failed, move || keeper.run())?;
         for (index, queue) in queues.into_iter().enumerate() {
             let waker = queue.waker();
-            let mut worker = Worker::new(index, queue, rules(index), shared.clone(), workers.stop.clone());
-            let work = move || {
-                // Told also when the worker panics (where a panic does not end the process by itself).
-                let watch = DeathWatch { index, failed };
-                let ended = worker.run();
-                std::mem::forget(watch);
-                if let Err(error) = ended {
-                    failed(index, &error.to_string());
-                }
-            };
-            let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(work)?;
-            workers.threads.push((waker, thread));
+            let mut worker = Worker::new(index, queue, rules(index), shared.clone(), all.workers.stop.clone());
+            all.workers.start(format!("worker-{index}"), waker, index, failed, move || worker.run())?;
         }
-        Ok(workers)
+        Ok(all)
     }
 
-    /// Makes each worker look at its held packets again: there is a new snapshot.
+    /// Makes the keeper look at the held packets again: there is a new snapshot. Workers see it with their next batch.
     pub(crate) fn wake(&self) {
-        self.threads.iter().for_each(|(waker, _)| waker.wake());
+        self.keeper.wake();
     }
 
     /// Ends the start-up period: from now on a packet is judged in its own orientation only.
@@ -115,9 +128,49 @@ impl Workers {
         self.shared.loose.store(false, Ordering::Relaxed);
     }
 
-    /// Ends the workers. Packets in hand, and those that wait in the queues, are answered before these are closed.
-    pub(crate) fn stop(mut self) {
+    /// Ends the workers. Packets in hand, those that are held, and those that wait in the queues, are answered before
+    /// these are closed. `handed_over`: another agent has the rules, and is to judge what is held.
+    pub(crate) fn stop(mut self, handed_over: bool) {
+        self.shared.handed_over.store(handed_over, Ordering::Relaxed);
         self.join();
+    }
+
+    fn join(&mut self) {
+        self.workers.join();
+        self.keeper.join();
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+impl Crew {
+    fn start(
+        &mut self,
+        name: String,
+        waker: Waker,
+        index: usize,
+        failed: Failed,
+        mut run: impl FnMut() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let work = move || {
+            // Told also when the worker panics (where a panic does not end the process by itself).
+            let watch = DeathWatch { index, failed };
+            let ended = run();
+            std::mem::forget(watch);
+            if let Err(error) = ended {
+                failed(index, &error.to_string());
+            }
+        };
+        self.threads.push((waker, thread::Builder::new().name(name).spawn(work)?));
+        Ok(())
+    }
+
+    fn wake(&self) {
+        self.threads.iter().for_each(|(waker, _)| waker.wake());
     }
 
     fn join(&mut self) {
@@ -127,12 +180,6 @@ impl Workers {
             // A panic has been told already.
             let _ = thread.join();
         }
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        self.join();
     }
 }
 

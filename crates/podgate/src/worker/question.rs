@@ -50,8 +50,8 @@ pub(crate) enum Answer {
     Accept { judgement: Judgement, remember: bool, midstream: bool },
     /// Denied by a rule.
     Deny { flow: Flow, judgement: Judgement },
-    /// Denied for no other reason than that an address is unknown.
-    Unknown { flow: Flow, judgement: Judgement },
+    /// Denied, and an address is unknown: once it is known, it may be otherwise. `alone`: nothing else denies it now.
+    Unknown { flow: Flow, judgement: Judgement, alone: bool },
 }
 
 impl Question {
@@ -107,16 +107,17 @@ impl Question {
         if judgement.verdict() == Verdict::Accept {
             return Answer::Accept { judgement, remember: self.remember, midstream: false };
         }
-        let mut unknown = is_unknown(&judgement);
+        let (mut unknown, mut alone) = (is_unknown(&judgement), is_only_unknown(&judgement));
         if let Some(flow) = self.turned {
             let judgement = judge.judge(&flow, NodeOrigin::Address);
             if judgement.verdict() == Verdict::Accept {
                 return Answer::Accept { judgement, remember: self.remember_turned, midstream: self.loose };
             }
             unknown |= is_unknown(&judgement);
+            alone |= is_only_unknown(&judgement);
         }
         let flow = self.flow;
-        if unknown { Answer::Unknown { flow, judgement } } else { Answer::Deny { flow, judgement } }
+        if unknown { Answer::Unknown { flow, judgement, alone } } else { Answer::Deny { flow, judgement } }
     }
 }
 
@@ -133,4 +134,9 @@ fn looks_like_the_clients(header: &Header) -> bool {
 /// Denied, and an address is unknown: once it is known, the other end may decide otherwise as well.
 fn is_unknown(judgement: &Judgement) -> bool {
     [judgement.egress.cause, judgement.ingress.cause].contains(&Cause::Unknown)
+}
+
+/// Nothing denies but that an address is unknown.
+fn is_only_unknown(judgement: &Judgement) -> bool {
+    [judgement.egress, judgement.ingress].iter().all(|d| d.verdict() == Verdict::Accept || d.cause == Cause::Unknown)
 }

@@ -1,21 +1,22 @@
-//! [`Worker`]: the loop of one thread.
+//! [`Worker`]: the loop of one thread; [`Desk`]: what an answer does, for workers and the keeper alike.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Counter, Direction, Generation, Judgement, Port, WorkerCounters};
+use podgate_engine::{Cause, Counter, Direction, Generation, Judgement, Port, WorkerCounters};
 use podgate_netfilter::Way;
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received};
 
-use super::hold::{Held, Holds};
+use super::gate::{End, Gate};
+use super::hold::{Bound, OnUnknown};
 use super::question::{Answer, Judge, Question};
 use super::record::{self, Record};
 use super::{Rules, Shared};
 
 /// Batches that are still answered after a stop. With 64 packets each, a whole queue of the default length.
-const LAST_BATCHES: usize = 64;
+pub(super) const LAST_BATCHES: usize = 64;
 
 /// One worker: a queue and what its packets are judged by.
 pub(super) struct Worker<R> {
@@ -26,14 +27,9 @@ pub(super) struct Worker<R> {
 }
 
 /// What a packet's answer touches.
-struct Desk {
+pub(super) struct Desk {
     index: usize,
     shared: Arc<Shared>,
-    holds: Holds,
-    /// The snapshot that held packets were last asked about with.
-    asked_with: Generation,
-    /// Not after a stop: nobody would answer them.
-    may_hold: bool,
     /// What the queue had counted when it was last asked.
     malformed: u64,
     tally: Tally,
@@ -55,10 +51,7 @@ impl<R: Rules> Worker<R> {
         shared: Arc<Shared>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let holds = Holds::new(shared.hold);
-        let asked_with = Generation(0);
-        let desk = Desk { index, shared, holds, asked_with, may_hold: true, malformed: 0, tally: Tally::default() };
-        Self { queue, rules, desk, stop }
+        Self { queue, rules, desk: Desk::new(index, shared), stop }
     }
 
     /// Answers packets until told to stop. An error is the queue's, and final.
@@ -69,17 +62,12 @@ impl<R: Rules> Worker<R> {
 
     /// Waits for one thing and does it. False: told to stop.
     pub(super) fn turn(&mut self) -> io::Result<bool> {
-        let timeout = self.desk.holds.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-        match self.queue.receive(timeout)? {
+        match self.queue.receive(None)? {
             Received::Packets(_) => self.batch()?,
             Received::Woken if self.stop.load(Ordering::Acquire) => return Ok(false),
             Received::Woken | Received::TimedOut => {}
         }
         self.desk.unusable(self.queue.malformed());
-        if !self.desk.holds.is_empty() {
-            self.ask_again()?;
-            self.expire(Instant::now())?;
-        }
         Ok(true)
     }
 
@@ -88,68 +76,15 @@ impl<R: Rules> Worker<R> {
     fn batch(&mut self) -> io::Result<()> {
         let Self { queue, rules, desk, .. } = self;
         let start = Instant::now();
-        let loose = desk.shared.loose.load(Ordering::Relaxed);
+        let loose = desk.is_loose();
         rules.batch(|judge| queue.answer(&mut |packet| desk.fate(judge, packet, loose, start)))?;
         let took = start.elapsed().as_nanos() as u64;
         self.desk.settle(took);
         Ok(())
     }
 
-    /// Asks about held packets again, if there is a snapshot that they were not asked about with.
-    fn ask_again(&mut self) -> io::Result<()> {
-        let Self { queue, rules, desk, .. } = self;
-        let mut failed = None;
-        rules.batch(|judge| {
-            if judge.generation() == desk.asked_with {
-                return;
-            }
-            desk.asked_with = judge.generation();
-            let mut holds = desk.holds.take();
-            holds.retain(|held| {
-                let answer = held.question.ask(judge);
-                if matches!(answer, Answer::Unknown { .. }) {
-                    return true;
-                }
-                let fate = desk.effect(answer, held.mark, held.length, judge.generation());
-                failed = queue.answer_held(held.id, fate).err().or(failed.take());
-                desk.answered_late(held);
-                false
-            });
-            desk.holds = holds;
-        });
-        self.desk.settle_counts();
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// Denies the held packets whose time is up.
-    fn expire(&mut self, now: Instant) -> io::Result<()> {
-        let Self { queue, rules, desk, .. } = self;
-        if desk.holds.deadline().is_none_or(|deadline| deadline > now) {
-            return Ok(());
-        }
-        let result = rules.batch(|judge| {
-            while let Some(held) = desk.holds.pop_expired(now) {
-                let answer = held.question.ask(judge);
-                if matches!(answer, Answer::Unknown { .. }) {
-                    desk.counters().count(Counter::HoldExpired);
-                }
-                let fate = desk.effect(answer, held.mark, held.length, judge.generation());
-                queue.answer_held(held.id, fate)?;
-                desk.answered_late(&held);
-            }
-            Ok(())
-        });
-        self.desk.settle_counts();
-        result
-    }
-
     /// Answers what is in hand and what waits in the queue, as far as it does not go on for ever.
     fn finish(&mut self) -> io::Result<()> {
-        self.desk.may_hold = false;
-        self.ask_again()?;
-        if let Some(last) = self.desk.holds.last_deadline() {
-            self.expire(last)?;
-        }
         for _ in 0..LAST_BATCHES {
             match self.queue.receive(Some(Duration::ZERO))? {
                 Received::Packets(_) => self.batch()?,
@@ -162,26 +97,54 @@ impl<R: Rules> Worker<R> {
 }
 
 impl Desk {
-    fn counters(&self) -> &WorkerCounters {
+    pub(super) fn new(index: usize, shared: Arc<Shared>) -> Self {
+        Self { index, shared, malformed: 0, tally: Tally::default() }
+    }
+
+    pub(super) fn counters(&self) -> &WorkerCounters {
         self.shared.counters.worker(self.index)
+    }
+
+    /// Of whom the keeper takes nothing more for the moment.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.shared.hold_gate
+    }
+
+    /// The start-up period lasts.
+    pub(super) fn is_loose(&self) -> bool {
+        self.shared.loose.load(Ordering::Relaxed)
+    }
+
+    /// Another agent has the rules.
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.shared.handed_over.load(Ordering::Relaxed)
+    }
+
+    /// What to ask about a packet, or the fate of one that cannot be asked about.
+    #[inline]
+    pub(super) fn question(&mut self, packet: &Packet<'_>, loose: bool) -> Result<(Way, Question), Fate> {
+        let Some(way) = self.shared.marks.way(packet.mark) else {
+            self.counters().count(Counter::Unmarked);
+            self.tally.dropped += 1;
+            return Err(Fate::Drop);
+        };
+        match Question::new(way, packet.hook, packet.payload, loose) {
+            Ok(question) => Ok((way, question)),
+            Err(error) => {
+                self.counters().unreadable(error);
+                self.tally.dropped += 1;
+                Err(Fate::Drop)
+            }
+        }
     }
 
     /// What becomes of a packet that has just been received.
     #[inline]
     fn fate<J: Judge>(&mut self, judge: &J, packet: &Packet<'_>, loose: bool, now: Instant) -> Fate {
         self.tally.packets += 1;
-        let Some(way) = self.shared.marks.way(packet.mark) else {
-            self.counters().count(Counter::Unmarked);
-            self.tally.dropped += 1;
-            return Fate::Drop;
-        };
-        let question = match Question::new(way, packet.hook, packet.payload, loose) {
-            Ok(question) => question,
-            Err(error) => {
-                self.counters().unreadable(error);
-                self.tally.dropped += 1;
-                return Fate::Drop;
-            }
+        let (way, question) = match self.question(packet, loose) {
+            Ok(asked) => asked,
+            Err(fate) => return fate,
         };
         match way {
             Way::Original | Way::Midstream | Way::Reply => {}
@@ -192,24 +155,60 @@ impl Desk {
             self.counters().count(Counter::PortsUnseen);
         }
         let answer = question.ask(judge);
-        if matches!(answer, Answer::Unknown { .. }) && self.may_hold {
-            if self.holds.has_room(question.flow().source) {
-                self.counters().count(Counter::Held);
-                if self.holds.is_empty() {
-                    self.asked_with = judge.generation();
+        if let Answer::Unknown { judgement, .. } = &answer {
+            match self.bound(&question, judgement, now) {
+                Some(bound) => return self.past(bound, answer, packet.mark, packet.length, judge.generation()),
+                None => {
+                    self.counters().count(Counter::PassedOn);
+                    return Fate::Queue { number: self.shared.hold.queue };
                 }
-                let Packet { id, mark, length, .. } = *packet;
-                self.holds.push(Held { id, mark, length, question, since: now });
-                return Fate::Hold;
             }
-            self.counters().count(Counter::HoldFull);
         }
         self.effect(answer, packet.mark, packet.length, judge.generation())
     }
 
+    /// What keeps a packet from being held, as the keeper has said.
+    fn bound(&self, question: &Question, judgement: &Judgement, now: Instant) -> Option<Bound> {
+        let (gate, flow) = (self.gate(), question.flow());
+        let unknown = judgement.ingress.cause == Cause::Unknown;
+        if gate.is_closed(now) {
+            Some(Bound::Table)
+        } else if gate.is_closed_to(End::Source, flow.source, now) {
+            Some(Bound::Source)
+        } else if unknown && gate.is_closed_to(End::Destination, flow.destination, now) {
+            Some(Bound::Destination)
+        } else {
+            None
+        }
+    }
+
+    /// Counts a packet of an unknown address that is past a bound, and turns its answer into a verdict.
+    pub(super) fn past(
+        &mut self,
+        bound: Bound,
+        answer: Answer,
+        mark: u32,
+        length: u32,
+        generation: Generation,
+    ) -> Fate {
+        match answer {
+            Answer::Unknown { alone: true, .. } if self.shared.hold.past == OnUnknown::Allow => {
+                self.tally.accepted += 1;
+                self.counters().count(Counter::HoldAllowed);
+                Fate::Accept { mark: self.shared.marks.pass(mark) }
+            }
+            answer => {
+                if matches!(answer, Answer::Unknown { .. }) {
+                    self.counters().count(bound.counter());
+                }
+                self.effect(answer, mark, length, generation)
+            }
+        }
+    }
+
     /// Counts an answer and turns it into a verdict.
     #[inline]
-    fn effect(&mut self, answer: Answer, mark: u32, length: u32, generation: Generation) -> Fate {
+    pub(super) fn effect(&mut self, answer: Answer, mark: u32, length: u32, generation: Generation) -> Fate {
         match answer {
             Answer::Accept { judgement, remember, midstream } => {
                 self.tally.accepted += 1;
@@ -220,7 +219,7 @@ impl Desk {
                 let marks = &self.shared.marks;
                 Fate::Accept { mark: if remember { marks.remember(mark) } else { marks.pass(mark) } }
             }
-            Answer::Deny { flow, judgement } | Answer::Unknown { flow, judgement } => {
+            Answer::Deny { flow, judgement } | Answer::Unknown { flow, judgement, .. } => {
                 self.tally.dropped += 1;
                 self.count(&judgement);
                 let record = Record { flow, judgement, generation, length };
@@ -238,7 +237,7 @@ impl Desk {
     }
 
     /// The queue could not use this many messages so far.
-    fn unusable(&mut self, malformed: u64) {
+    pub(super) fn unusable(&mut self, malformed: u64) {
         let before = std::mem::replace(&mut self.malformed, malformed);
         if malformed > before {
             self.counters().add(Counter::Malformed, malformed - before);
@@ -246,17 +245,17 @@ impl Desk {
     }
 
     /// A held packet has its verdict.
-    fn answered_late(&self, held: &Held) {
-        self.counters().answered_after(held.since.elapsed().as_nanos() as u64, 1);
+    pub(super) fn answered_since(&self, since: Instant) {
+        self.counters().answered_after(since.elapsed().as_nanos() as u64, 1);
     }
 
     /// Adds a batch to the counters: its packets were read together and answered together, `took` nanoseconds later.
-    fn settle(&mut self, took: u64) {
+    pub(super) fn settle(&mut self, took: u64) {
         self.counters().answered_after(took, self.tally.accepted + self.tally.dropped);
         self.settle_counts();
     }
 
-    fn settle_counts(&mut self) {
+    pub(super) fn settle_counts(&mut self) {
         let tally = std::mem::take(&mut self.tally);
         let counters = self.counters();
         counters.add(Counter::Packets, tally.packets);

@@ -9,8 +9,8 @@ use podgate_engine::Counter;
 use podgate_netfilter::Way;
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received, Waker};
 
-use super::rig::{Queued, Step, UNKNOWN, Versions, at, packet, play, queued, shared};
-use crate::worker::HoldSettings;
+use super::rig::{HOLD, Queued, Step, UNKNOWN, Versions, at, packet, play, queued, shared};
+use crate::worker::gate::End;
 use crate::worker::run::Worker;
 
 /// The same batch for ever.
@@ -50,7 +50,7 @@ impl Queue for Again {
 fn a_packet_costs_no_allocation_whatever_becomes_of_it() {
     use podgate_sandbox::Packet as Built;
     let router = "10.9.9.9".parse().unwrap();
-    let (client, server) = ("10.1.0.5", "10.1.0.9");
+    let (client, client2, server) = ("10.1.0.5", "10.1.0.6", "10.1.0.9");
     let syn = |port| Built::syn(at(client, 40000), at(server, port));
     let packets = vec![
         queued(Way::Original, &syn(80)),
@@ -59,10 +59,14 @@ fn a_packet_costs_no_allocation_whatever_becomes_of_it() {
         queued(Way::Untracked, &syn(81)),
         queued(Way::RelatedReply, &Built::port_unreachable(router, &syn(80))),
         queued(Way::Original, &Built::syn(at(client, 40000), at(UNKNOWN, 80))),
+        queued(Way::Original, &Built::syn(at(client2, 40000), at(UNKNOWN, 80))),
         Queued { way: Some(Way::Original), hook: 4, bytes: vec![0x60; 20] },
         Queued { way: None, hook: 4, bytes: vec![] },
     ];
-    let shared = shared(HoldSettings { time: Duration::ZERO, packets: 4, per_source: 4 }, true);
+    let shared = shared(HOLD, true);
+    // Whose packets are passed on, and whose are not any more.
+    let closed = std::time::Instant::now() + Duration::from_secs(3600);
+    shared.hold_gate.close_to(End::Source, at(client2, 1).ip().into(), closed);
     let queue = Again { packets, next: 0, waker: Waker::new().unwrap() };
     let rules = QuietVersions;
     let mut worker = Worker::new(0, Box::new(queue), rules, shared.clone(), Arc::<AtomicBool>::default());
@@ -73,8 +77,15 @@ fn a_packet_costs_no_allocation_whatever_becomes_of_it() {
     });
     assert_eq!(counted.count_total, 0, "{counted:?}");
     // All of that really happened.
-    let counts = [Counter::Packets, Counter::HoldExpired, Counter::Unmarked, Counter::Related, Counter::Untracked];
-    assert_eq!(counts.map(|c| shared.counters.get(c)), [8000, 1000, 1000, 1000, 1000]);
+    let counts = [
+        Counter::Packets,
+        Counter::PassedOn,
+        Counter::HoldSource,
+        Counter::Unmarked,
+        Counter::Related,
+        Counter::Untracked,
+    ];
+    assert_eq!(counts.map(|c| shared.counters.get(c)), [9000, 1000, 1000, 1000, 1000, 1000]);
     assert!(shared.counters.get(Counter::RecordsLost) > 0);
 }
 
@@ -109,6 +120,6 @@ impl crate::worker::Rules for QuietVersions {
 
 #[test]
 fn a_broken_queue_ends_the_worker_with_its_error() {
-    let outcome = play(shared(HoldSettings::default(), false), Versions::first(), vec![Step::Broken]);
+    let outcome = play(shared(HOLD, false), Versions::first(), vec![Step::Broken]);
     assert_eq!(outcome.ended.unwrap_err().to_string(), "the queue broke");
 }

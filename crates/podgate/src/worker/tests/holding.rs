@@ -1,17 +1,18 @@
-//! Packets of addresses that are not known yet.
+//! Packets of addresses that are not known yet: what a worker leaves to the keeper, and what that one does.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use podgate_engine::{Cause, Counter, Generation};
+use podgate_engine::{Addr, Cause, Counter, Generation};
 use podgate_netfilter::Way;
 use podgate_netfilter::queue::Fate;
 use podgate_sandbox::Packet;
 
-use super::rig::{DENIES, Queued, REMEMBERED, Step, UNKNOWN, Versions, at, play, queued, shared};
-use crate::worker::HoldSettings;
-
-const LONG: HoldSettings = HoldSettings { time: Duration::from_secs(3600), packets: 256, per_source: 16 };
+use super::rig::{
+    DENIES, HOLD, PASSED, PASSED_ON, Queued, REMEMBERED, Step, UNKNOWN, Versions, at, keep, play, queued, shared,
+};
+use crate::worker::gate::End;
+use crate::worker::{HoldSettings, OnUnknown};
 
 fn from_unknown(port: u16) -> Queued {
     queued(Way::Original, &Packet::syn(at(UNKNOWN, 40000), at("10.1.0.9", port)))
@@ -25,23 +26,72 @@ fn known(port: u16) -> Queued {
     queued(Way::Original, &Packet::syn(at("10.1.0.5", 40000), at("10.1.0.9", port)))
 }
 
-/// The pod becomes known, and the publisher wakes the workers.
+fn address(text: &str) -> Addr {
+    at(text, 0).ip().into()
+}
+
+/// The pod becomes known, and the publisher wakes the keeper.
 fn publish(versions: &Versions) -> Step {
     let versions = versions.clone();
     Step::Meanwhile(Box::new(move || versions.0.store(2, Ordering::SeqCst)))
 }
 
 #[test]
+fn a_worker_passes_packets_of_unknown_addresses_on_and_waits_for_none() {
+    let packets = vec![to_unknown("10.1.0.5"), known(80), from_unknown(80), from_unknown(81)];
+    let outcome = play(shared(HOLD, false), Versions::first(), vec![Step::Packets(packets)]);
+    assert_eq!(outcome.fates(), [PASSED_ON, REMEMBERED, PASSED_ON, PASSED_ON]);
+    let counts = [Counter::PassedOn, Counter::Packets, Counter::Accepted, Counter::Dropped, Counter::Held];
+    assert_eq!(counts.map(|c| outcome.count(c)), [3, 4, 1, 0, 0]);
+    // Counted, recorded and timed where they are answered.
+    assert_eq!((outcome.shared.counters.latency().count(), outcome.records().len()), (1, 0));
+    assert!(outcome.seen.waits.iter().filter(|wait| wait.is_some()).count() <= 1, "{:?}", outcome.seen.waits);
+}
+
+#[test]
+fn a_worker_answers_itself_where_the_keeper_takes_nothing_more() {
+    let until = Instant::now() + Duration::from_secs(3600);
+    let one = address("10.1.0.5");
+    let all = [to_unknown("10.1.0.5"), to_unknown("10.1.0.6"), from_unknown(80), known(80)];
+    let closed = |close: &dyn Fn(&crate::worker::Gate), past| {
+        let shared = shared(HoldSettings { past, ..HOLD }, false);
+        close(&shared.hold_gate);
+        let outcome = play(shared, Versions::first(), vec![Step::Packets(all.to_vec())]);
+        let counts = [Counter::HoldFull, Counter::HoldSource, Counter::HoldDestination, Counter::HoldAllowed];
+        (outcome.fates(), counts.map(|c| outcome.count(c)), outcome.records().len())
+    };
+    let (drop, on, yes) = (Fate::Drop, PASSED_ON, REMEMBERED);
+    let full: &dyn Fn(&crate::worker::Gate) = &|gate| gate.close(until);
+    assert_eq!(closed(full, OnUnknown::Deny), (vec![drop, drop, drop, yes], [3, 0, 0, 0], 3));
+    assert_eq!(closed(full, OnUnknown::Allow), (vec![PASSED, PASSED, PASSED, yes], [0, 0, 0, 3], 0));
+    let source: &dyn Fn(&crate::worker::Gate) = &|gate| gate.close_to(End::Source, one, until);
+    assert_eq!(closed(source, OnUnknown::Deny), (vec![drop, on, on, yes], [0, 1, 0, 0], 1));
+    let destination: &dyn Fn(&crate::worker::Gate) = &|gate| gate.close_to(End::Destination, address(UNKNOWN), until);
+    assert_eq!(closed(destination, OnUnknown::Deny), (vec![drop, drop, on, yes], [0, 0, 2, 0], 2));
+}
+
+#[test]
 fn held_packets_are_judged_when_their_address_becomes_known() {
     let versions = Versions::first();
-    let steps = vec![Step::Packets(vec![to_unknown("10.1.0.5"), known(80), from_unknown(80)]), publish(&versions)];
-    let outcome = play(shared(LONG, false), versions, steps);
-    assert_eq!(outcome.fates(), [REMEMBERED; 3]);
-    let counts = [Counter::Held, Counter::HoldExpired, Counter::Packets, Counter::Accepted, Counter::Dropped];
-    assert_eq!(counts.map(|c| outcome.count(c)), [2, 0, 3, 3, 0]);
-    // Each packet is in the latency once, whenever it was answered.
-    assert_eq!(outcome.shared.counters.latency().count(), 3);
-    assert!(outcome.records().is_empty());
+    let steps =
+        vec![Step::Packets(vec![to_unknown("10.1.0.5"), from_unknown(80), from_unknown(81)]), publish(&versions)];
+    let outcome = keep(shared(HOLD, false), versions, steps);
+    assert_eq!(outcome.fates(), [REMEMBERED, REMEMBERED, Fate::Drop]);
+    let counts = [Counter::Held, Counter::HoldExpired, Counter::Accepted, Counter::Dropped];
+    assert_eq!(counts.map(|c| outcome.count(c)), [3, 0, 2, 1]);
+    // Each packet is in the latency once, and came up once: at a worker.
+    assert_eq!((outcome.shared.counters.latency().count(), outcome.count(Counter::Packets)), (3, 0));
+    assert_eq!(outcome.shared.counters.rule(DENIES), 1);
+    assert_eq!(outcome.records().len(), 1);
+}
+
+#[test]
+fn a_packet_that_is_known_when_it_comes_to_the_keeper_is_not_held() {
+    let versions = Versions::first();
+    let steps = vec![publish(&versions), Step::Packets(vec![to_unknown("10.1.0.5"), from_unknown(81)])];
+    let outcome = keep(shared(HOLD, false), versions, steps);
+    assert_eq!(outcome.fates(), [REMEMBERED, Fate::Drop]);
+    assert_eq!((outcome.count(Counter::Held), outcome.shared.counters.latency().count()), (0, 2));
 }
 
 #[test]
@@ -50,10 +100,10 @@ fn a_wake_without_news_changes_nothing() {
     let steps = vec![
         Step::Packets(vec![to_unknown("10.1.0.5")]),
         Step::Meanwhile(Box::new(|| {})),
-        Step::Packets(vec![known(80)]),
+        Step::Packets(vec![to_unknown("10.1.0.6")]),
         publish(&versions),
     ];
-    let outcome = play(shared(LONG, false), versions, steps);
+    let outcome = keep(shared(HOLD, false), versions, steps);
     assert_eq!(outcome.fates(), [REMEMBERED; 2]);
     // It waits with a deadline only while something is held.
     let waits: Vec<_> = outcome.seen.waits.iter().map(Option::is_some).collect();
@@ -67,60 +117,86 @@ fn a_new_version_is_asked_without_a_wake_when_packets_come() {
     let steps = vec![
         Step::Packets(vec![to_unknown("10.1.0.5")]),
         Step::Meanwhile(Box::new(move || later.0.store(2, Ordering::SeqCst))),
-        Step::Packets(vec![known(81)]),
+        Step::Packets(vec![from_unknown(81)]),
     ];
-    let outcome = play(shared(LONG, false), versions, steps);
+    let outcome = keep(shared(HOLD, false), versions, steps);
     assert_eq!(outcome.fates(), [REMEMBERED, Fate::Drop]);
 }
 
 #[test]
 fn at_the_deadline_a_held_packet_is_denied_counted_and_recorded() {
-    let hold = HoldSettings { time: Duration::ZERO, ..LONG };
-    let steps = vec![Step::Packets(vec![to_unknown("10.1.0.5"), known(80)]), Step::TimedOut];
-    let outcome = play(shared(hold, false), Versions::first(), steps);
-    assert_eq!(outcome.fates(), [Fate::Drop, REMEMBERED]);
+    let hold = HoldSettings { time: Duration::ZERO, ..HOLD };
+    let steps = vec![Step::Packets(vec![to_unknown("10.1.0.5")]), Step::TimedOut];
+    let outcome = keep(shared(hold, false), Versions::first(), steps);
+    assert_eq!(outcome.fates(), [Fate::Drop]);
     assert_eq!([Counter::Held, Counter::HoldExpired, Counter::Dropped].map(|c| outcome.count(c)), [1, 1, 1]);
     let record = outcome.records()[0];
     assert_eq!((record.judgement.ingress.cause, record.generation), (Cause::Unknown, Generation(1)));
 }
 
 #[test]
-fn one_source_cannot_fill_the_table() {
-    let hold = HoldSettings { per_source: 3, ..LONG };
-    let mut packets: Vec<_> = (0..5).map(|_| to_unknown("10.1.0.5")).collect();
+fn at_the_deadline_a_held_packet_is_allowed_where_that_is_the_setting_and_nothing_else_denies_it() {
+    let hold = HoldSettings { time: Duration::ZERO, past: OnUnknown::Allow, ..HOLD };
+    let steps = vec![Step::Packets(vec![from_unknown(80), from_unknown(81)]), Step::TimedOut];
+    let outcome = keep(shared(hold, false), Versions::first(), steps);
+    // Not remembered: its next packet is judged again.
+    assert_eq!(outcome.fates(), [PASSED, Fate::Drop]);
+    let counts = [Counter::HoldAllowed, Counter::HoldExpired, Counter::Accepted, Counter::Dropped];
+    assert_eq!(counts.map(|c| outcome.count(c)), [1, 1, 1, 1]);
+    assert_eq!((outcome.shared.counters.rule(DENIES), outcome.records().len()), (1, 1));
+}
+
+#[test]
+fn one_source_cannot_fill_the_table_and_workers_are_told() {
+    let hold = HoldSettings { per_source: 3, ..HOLD };
+    let mut packets: Vec<_> = (0..5).map(|_| from_unknown(80)).collect();
     packets.push(to_unknown("10.1.0.6"));
-    let versions = Versions::first();
-    let steps = vec![Step::Packets(packets), publish(&versions)];
-    let outcome = play(shared(hold, false), versions, steps);
+    let shared = shared(hold, false);
+    let outcome = keep(shared.clone(), Versions::first(), vec![Step::Packets(packets)]);
+    assert_eq!([Counter::Held, Counter::HoldSource, Counter::HoldExpired].map(|c| outcome.count(c)), [4, 2, 4]);
+    let now = Instant::now();
+    let gate = &shared.hold_gate;
+    assert!(gate.is_closed_to(End::Source, address(UNKNOWN), now) && !gate.is_closed(now));
+    assert!(!gate.is_closed_to(End::Source, address("10.1.0.6"), now));
+}
+
+#[test]
+fn one_unknown_destination_cannot_fill_the_table_either() {
+    let hold = HoldSettings { per_source: 3, ..HOLD };
+    let mut packets: Vec<_> = (1..=5).map(|n| to_unknown(&format!("10.1.0.{n}"))).collect();
+    packets.push(from_unknown(80));
+    let (shared, versions) = (shared(hold, false), Versions::first());
+    let outcome = keep(shared.clone(), versions.clone(), vec![Step::Packets(packets), publish(&versions)]);
     let (held, denied) = (REMEMBERED, Fate::Drop);
     assert_eq!(outcome.fates(), [held, held, held, denied, denied, held]);
+    assert_eq!([Counter::Held, Counter::HoldDestination].map(|c| outcome.count(c)), [4, 2]);
+    // What was let go made room, and workers were told that as well.
+    assert!(!shared.hold_gate.is_closed_to(End::Destination, address(UNKNOWN), Instant::now()));
+}
+
+#[test]
+fn a_full_table_denies_counts_and_tells_workers() {
+    let hold = HoldSettings { packets: 4, ..HOLD };
+    let packets = |range: std::ops::RangeInclusive<u8>| range.map(|n| to_unknown(&format!("10.1.0.{n}"))).collect();
+    let shared = shared(hold, false);
+    let outcome = keep(shared.clone(), Versions::first(), vec![Step::Packets(packets(1..=6))]);
     assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [4, 2]);
+    assert!(shared.hold_gate.is_closed(Instant::now()));
+    // What is answered makes room.
+    let hold = HoldSettings { time: Duration::ZERO, ..hold };
+    let steps = (0..3).flat_map(|_| [Step::Packets(packets(1..=4)), Step::TimedOut]).collect();
+    let outcome = keep(super::rig::shared(hold, false), Versions::first(), steps);
+    assert_eq!([Counter::Held, Counter::HoldFull, Counter::HoldExpired].map(|c| outcome.count(c)), [12, 0, 12]);
 }
 
 #[test]
-fn a_full_table_denies_and_counts() {
-    let hold = HoldSettings { packets: 4, ..LONG };
-    let packets = (1..=6).map(|n| to_unknown(&format!("10.1.0.{n}"))).collect();
-    let versions = Versions::first();
-    let outcome = play(shared(hold, false), versions.clone(), vec![Step::Packets(packets), publish(&versions)]);
-    assert_eq!(outcome.count(Counter::HoldFull), 2);
-    assert_eq!(outcome.fates().iter().filter(|fate| **fate == REMEMBERED).count(), 4);
-    // What was let go made room.
-    let versions = Versions::first();
-    let again = vec![
-        Step::Packets((1..=4).map(|n| to_unknown(&format!("10.1.0.{n}"))).collect()),
-        publish(&versions),
-        Step::Packets(vec![known(80)]),
-    ];
-    assert_eq!(play(shared(hold, false), versions, again).count(Counter::Accepted), 5);
-}
-
-#[test]
-fn a_packet_that_the_other_end_denies_to_a_stranger_is_held_as_well() {
-    // Who its sender is may be what the other end's policies ask for.
-    let outcome = play(shared(LONG, false), Versions::first(), vec![Step::Packets(vec![from_unknown(81)])]);
-    assert_eq!(outcome.fates(), [Fate::Drop]);
-    assert_eq!((outcome.count(Counter::Held), outcome.shared.counters.rule(DENIES)), (1, 1));
+fn few_large_packets_fill_the_table_as_well() {
+    let mut large = to_unknown("10.1.0.5");
+    large.bytes.resize(65_000, 0);
+    let hold = HoldSettings { packets: 4096, per_source: 4096, ..HOLD };
+    let outcome = keep(shared(hold, false), Versions::first(), vec![Step::Packets(vec![large; 300])]);
+    // 16 MiB of them.
+    assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [258, 42]);
 }
 
 #[test]
@@ -133,8 +209,21 @@ fn a_stop_answers_what_is_held() {
             Step::Packets(vec![to_unknown("10.1.0.5")]),
             Step::Meanwhile(Box::new(move || later.0.store(last, Ordering::SeqCst))),
         ];
-        let outcome = play(shared(LONG, false), versions, steps);
+        let outcome = keep(shared(HOLD, false), versions, steps);
         assert_eq!(outcome.fates(), [expected]);
         assert!(outcome.ended.is_ok());
     }
+}
+
+#[test]
+fn where_another_agent_has_the_rules_a_stop_leaves_what_is_held_to_that_one() {
+    let shared = shared(HOLD, false);
+    let told = shared.clone();
+    let steps = vec![
+        Step::Packets(vec![to_unknown("10.1.0.5")]),
+        Step::Meanwhile(Box::new(move || told.handed_over.store(true, Ordering::SeqCst))),
+    ];
+    let outcome = keep(shared, Versions::first(), steps);
+    assert_eq!(outcome.fates(), [Fate::Repeat]);
+    assert_eq!(outcome.count(Counter::HoldExpired), 0);
 }

@@ -8,10 +8,7 @@ use podgate_netfilter::queue::Fate;
 use podgate_sandbox::Packet;
 use podgate_sandbox::packet::flags;
 
-use super::rig::{
-    ACCEPTS, DENIES, PASSED, Queued, REMEMBERED, Step, UNKNOWN, Versions, at, judge, play, queued, shared,
-};
-use crate::worker::HoldSettings;
+use super::rig::{ACCEPTS, DENIES, HOLD, PASSED, Queued, REMEMBERED, Step, Versions, at, judge, play, queued, shared};
 
 const CLIENT: &str = "10.1.0.5";
 const SERVER: &str = "10.1.0.9";
@@ -123,11 +120,11 @@ fn in_the_start_up_period_connections_are_met_from_either_side() {
             queued(Way::Reply, &segment(40000, 80)),
         ])]
     };
-    let loose = play(shared(HoldSettings::default(), true), Versions::first(), script());
+    let loose = play(shared(HOLD, true), Versions::first(), script());
     let others = [REMEMBERED, Fate::Drop, Fate::Drop, Fate::Drop, Fate::Drop];
     assert_eq!(loose.fates(), [&[REMEMBERED, REMEMBERED], &others[..]].concat());
     assert_eq!(loose.count(Counter::Midstream), 2);
-    let strict = play(shared(HoldSettings::default(), false), Versions::first(), script());
+    let strict = play(shared(HOLD, false), Versions::first(), script());
     assert_eq!(strict.fates(), [&[Fate::Drop, Fate::Drop], &others[..]].concat());
     assert_eq!(strict.count(Counter::Midstream), 0);
 }
@@ -173,15 +170,8 @@ fn a_full_ring_loses_records_and_counts_them() {
 }
 
 #[test]
-fn a_deny_by_a_rule_is_no_reason_to_wait_for_the_other_end() {
-    // Both orientations denied; in neither is the unknown end all that is missing.
-    let packet = Packet::tcp(at(UNKNOWN, 40000), at(SERVER, 81), flags::SYN, (1, 1), b"");
-    assert_eq!(judge(vec![queued(Way::Original, &packet)]).fates(), [Fate::Drop]);
-}
-
-#[test]
 fn messages_that_the_queue_cannot_use_are_counted_once() {
     let steps = vec![Step::Unusable(2), Step::TimedOut, Step::Unusable(1)];
-    let outcome = play(shared(HoldSettings::default(), false), Versions::first(), steps);
+    let outcome = play(shared(HOLD, false), Versions::first(), steps);
     assert_eq!(outcome.count(Counter::Malformed), 3);
 }

@@ -11,8 +11,9 @@ use podgate_engine::{Addr, Cause, Counter, Counters, Decision, Flow, Generation,
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received, Waker};
 use podgate_netfilter::{Marks, Way};
 
+use crate::worker::keeper::Keeper;
 use crate::worker::run::Worker;
-use crate::worker::{HoldSettings, Judge, Record, Records, Rules, Shared};
+use crate::worker::{Gate, HoldSettings, Judge, OnUnknown, Record, Records, Rules, Shared};
 
 /// The hook at which packets are judged: `NF_INET_POST_ROUTING`.
 pub(super) const POSTROUTING: u8 = 4;
@@ -22,6 +23,12 @@ pub(super) const FOREIGN: u32 = 0x4000;
 pub(super) const REMEMBERED: Fate = Fate::Accept { mark: FOREIGN | 7 << 10 };
 /// The mark of any other accept.
 pub(super) const PASSED: Fate = Fate::Accept { mark: FOREIGN };
+
+/// What is held in tests: long, and by default more than any test has.
+pub(super) const HOLD: HoldSettings =
+    HoldSettings { time: Duration::from_secs(3600), packets: 256, per_source: 16, past: OnUnknown::Deny, queue: 77 };
+/// The fate of what a worker leaves to the keeper.
+pub(super) const PASSED_ON: Fate = Fate::Queue { number: 77 };
 
 /// Accepts connections to ports 80 and 40080, from anybody to anybody; [`UNKNOWN`] is unknown until generation 2; node addresses
 /// (10.0.0.x) may open anything, where it is really theirs.
@@ -194,9 +201,11 @@ pub(super) fn shared(hold: HoldSettings, loose: bool) -> Arc<Shared> {
     Arc::new(Shared {
         marks: Marks::default(),
         hold,
+        hold_gate: Gate::new(),
         counters: Arc::new(counters),
         records: Arc::new(Records::new(8)),
         loose: AtomicBool::new(loose),
+        handed_over: AtomicBool::new(false),
     })
 }
 
@@ -224,6 +233,19 @@ impl Outcome {
 
 /// Runs a worker over a script, to its end.
 pub(super) fn play(shared: Arc<Shared>, versions: Versions, steps: Vec<Step>) -> Outcome {
+    run(shared.clone(), steps, |queue, stop| Worker::new(0, queue, versions, shared, stop).run())
+}
+
+/// Runs the keeper over a script of packets that were passed on, to its end.
+pub(super) fn keep(shared: Arc<Shared>, versions: Versions, steps: Vec<Step>) -> Outcome {
+    run(shared.clone(), steps, |queue, stop| Keeper::new(1, queue, versions, shared, stop).run())
+}
+
+fn run(
+    shared: Arc<Shared>,
+    steps: Vec<Step>,
+    work: impl FnOnce(Box<dyn Queue>, Arc<AtomicBool>) -> io::Result<()>,
+) -> Outcome {
     let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::<AtomicBool>::default());
     let queue = Script {
         steps: steps.into(),
@@ -234,14 +256,12 @@ pub(super) fn play(shared: Arc<Shared>, versions: Versions, steps: Vec<Step>) ->
         waker: Waker::new().unwrap(),
         malformed: 0,
     };
-    let mut worker = Worker::new(0, Box::new(queue), versions, shared.clone(), stop);
-    let ended = worker.run();
-    drop(worker);
+    let ended = work(Box::new(queue), stop);
     let seen = Arc::into_inner(seen).unwrap().into_inner().unwrap();
     Outcome { seen, shared, ended }
 }
 
 /// One strict batch with the first version.
 pub(super) fn judge(packets: Vec<Queued>) -> Outcome {
-    play(shared(HoldSettings::default(), false), Versions::first(), vec![Step::Packets(packets)])
+    play(shared(HOLD, false), Versions::first(), vec![Step::Packets(packets)])
 }

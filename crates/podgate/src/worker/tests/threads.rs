@@ -7,35 +7,47 @@ use std::time::Duration;
 use podgate_netfilter::queue::{Fate, MmsgQueue, Packet, Queue, QueueSettings, Received, Waker, queue_stats};
 use podgate_sandbox::Netns;
 
-use super::rig::{Versions, shared};
-use crate::worker::{HoldSettings, Workers};
+use super::rig::{HOLD, Versions, shared};
+use crate::worker::Workers;
 
 #[test]
 fn workers_start_are_woken_and_stop_and_their_queues_are_free() {
     let netns = Netns::new("workers").unwrap();
     netns.run(|| {
-        let queues = (0..3).map(|n| Box::new(MmsgQueue::bind(&QueueSettings::new(n)).unwrap()) as Box<dyn Queue>);
+        let bind = |n| Box::new(MmsgQueue::bind(&QueueSettings::new(n)).unwrap()) as Box<dyn Queue>;
+        let queues = (0..2).map(bind).collect();
         let never = |_: usize, why: &str| panic!("{why}");
-        let shared = shared(HoldSettings::default(), true);
-        let workers = Workers::start(queues.collect(), |_| Versions::first(), shared.clone(), never).unwrap();
+        let shared = shared(HOLD, true);
+        let workers = Workers::start(queues, bind(2), |_| Versions::first(), shared.clone(), never).unwrap();
         assert_eq!(queue_stats().unwrap().len(), 3);
         workers.wake();
         workers.be_strict();
         assert!(!shared.loose.load(Ordering::Relaxed));
-        workers.stop();
+        workers.stop(false);
     });
 }
 
-/// A queue that fails at once, by an error or a panic.
+/// A queue to which nothing comes, or that fails: by an error or a panic.
 struct Failing {
-    panics: bool,
+    how: How,
     waker: Waker,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum How {
+    NotAtAll,
+    ByError,
+    ByPanic,
 }
 
 impl Queue for Failing {
     fn receive(&mut self, _: Option<Duration>) -> io::Result<Received> {
-        assert!(!self.panics, "as asked");
-        Err(io::Error::other("the queue broke"))
+        assert!(self.how != How::ByPanic, "as asked");
+        if self.how == How::ByError {
+            return Err(io::Error::other("the queue broke"));
+        }
+        std::thread::yield_now();
+        Ok(if self.waker.take() { Received::Woken } else { Received::TimedOut })
     }
 
     fn answer(&mut self, _: &mut dyn FnMut(&Packet<'_>) -> Fate) -> io::Result<()> {
@@ -56,21 +68,25 @@ impl Queue for Failing {
 }
 
 #[test]
-fn a_worker_that_fails_or_panics_is_told() {
-    static ERRORS: AtomicUsize = AtomicUsize::new(0);
-    static PANICS: AtomicUsize = AtomicUsize::new(0);
+fn a_worker_or_a_keeper_that_fails_or_panics_is_told() {
+    static ERRORS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    static PANICS: [AtomicUsize; 2] = [AtomicUsize::new(0), AtomicUsize::new(0)];
     let told = |worker: usize, why: &str| {
-        assert_eq!(worker, 0);
         match why {
-            "the queue broke" => ERRORS.fetch_add(1, Ordering::SeqCst),
-            "it panicked" => PANICS.fetch_add(1, Ordering::SeqCst),
+            "the queue broke" => ERRORS[worker].fetch_add(1, Ordering::SeqCst),
+            "it panicked" => PANICS[worker].fetch_add(1, Ordering::SeqCst),
             other => panic!("{other}"),
         };
     };
-    for panics in [false, true] {
-        let queue = Failing { panics, waker: Waker::new().unwrap() };
-        let shared = shared(HoldSettings::default(), false);
-        Workers::start(vec![Box::new(queue)], |_| Versions::first(), shared, told).unwrap().stop();
+    for how in [How::ByError, How::ByPanic] {
+        // One that works, and the one after it: the worker, or the keeper.
+        for (worker, keeper) in [(how, How::NotAtAll), (How::NotAtAll, how)] {
+            let queue = |how| Box::new(Failing { how, waker: Waker::new().unwrap() }) as Box<dyn Queue>;
+            let shared = shared(HOLD, false);
+            let all = Workers::start(vec![queue(worker)], queue(keeper), |_| Versions::first(), shared, told);
+            all.unwrap().stop(false);
+        }
     }
-    assert_eq!((ERRORS.load(Ordering::SeqCst), PANICS.load(Ordering::SeqCst)), (1, 1));
+    let counts = |told: &[AtomicUsize; 2]| [told[0].load(Ordering::SeqCst), told[1].load(Ordering::SeqCst)];
+    assert_eq!((counts(&ERRORS), counts(&PANICS)), ([1, 1], [1, 1]));
 }
