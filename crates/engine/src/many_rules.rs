@@ -2,6 +2,9 @@
 //! that matches by it; the lowest rank of all is the first rule that matches. So no table has to hold combinations of
 //! classes. Not here: tiers, and the quicker way for few rules.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::class_map::ClassMap;
 use crate::ports::{NO_RANK, PortTable, Segment, is_not_shown, lookup, name_key};
 use crate::rule_table::RankedRule;
@@ -15,6 +18,8 @@ pub(crate) struct ManyRules {
     /// The value of rules about every peer.
     everybody: u32,
     segments: Vec<Segment>,
+    /// Where in `segments` a port table begins, by its hash.
+    places: HashMap<u64, u32>,
     /// By rank.
     rules: Box<[(Action, RuleId)]>,
 }
@@ -25,7 +30,13 @@ const TABLE: u32 = 1 << 31;
 impl ManyRules {
     pub(crate) fn new(rules: &[RankedRule<'_>]) -> Self {
         let actions = rules.iter().map(|r| (r.action, r.id)).collect();
-        let mut table = Self { map: ClassMap::new(), everybody: NO_RANK, segments: Vec::new(), rules: actions };
+        let mut table = Self {
+            map: ClassMap::new(),
+            everybody: NO_RANK,
+            segments: Vec::new(),
+            places: HashMap::new(),
+            rules: actions,
+        };
         let ranked = (0..).zip(rules).filter(|(_, r)| r.everybody).map(|(rank, r)| (rank, r.ports));
         table.everybody = table.keep(ranked);
         table
@@ -48,14 +59,17 @@ impl ManyRules {
         if let [only] = wanted {
             return only.rank;
         }
-        let mut at = 0;
-        while let Some(head) = self.segments.get(at) {
-            let len = head.start as usize;
-            if self.segments.get(at + 1..at + 1 + len) == Some(wanted) {
-                return TABLE | at as u32;
+        let hash = hash(wanted);
+        if let Some(&at) = self.places.get(&hash) {
+            let place = at as usize;
+            let len = self.segments.get(place).map_or(0, |head| head.start as usize);
+            if self.segments.get(place + 1..place + 1 + len) == Some(wanted) {
+                return TABLE | at;
             }
-            at += 1 + len;
         }
+        // One whose hash another has too is not found again, and costs its own room each time.
+        let at = self.segments.len();
+        self.places.entry(hash).or_insert(at as u32);
         self.segments.push(Segment { start: wanted.len() as u32, rank: NO_RANK });
         self.segments.extend_from_slice(wanted);
         TABLE | at as u32
@@ -89,6 +103,12 @@ impl ManyRules {
         }
         rank
     }
+}
+
+fn hash(segments: &[Segment]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    segments.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
