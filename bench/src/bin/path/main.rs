@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use podgate_bench::machine;
+use podgate_bench::stats::Estimate;
 
 use kinds::{Build, Kind};
 use plan::{Measure, Plan};
@@ -206,7 +207,7 @@ fn compare(args: &Args, results: &Results) -> ExitCode {
         for side in results.sides(measure) {
             let ratio = report::other(side).and_then(|other| results.ratio(measure, side, other));
             let Some(ratio) = ratio else { continue };
-            let slower = ratio.median < 1.0 - args.margin && ratio.high < 1.0;
+            let slower = is_slower(ratio, args.margin);
             let word = if slower { "slower" } else { "not slower" };
             println!("{}: {side}: {ratio} of the other revision: {word}", measure.title());
             if slower {
@@ -215,4 +216,22 @@ fn compare(args: &Args, results: &Results) -> ExitCode {
         }
     }
     code
+}
+
+/// Slower by more than the margin; and no accident, as far as an interval can tell.
+fn is_slower(ratio: Estimate, margin: f64) -> bool {
+    ratio.median < 1.0 - margin && ratio.high < 1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slower_is_what_is_beyond_the_margin_and_surely_below() {
+        let slower = |low, median, high| is_slower(Estimate { median, low, high }, 0.05);
+        assert!(slower(0.90, 0.94, 0.99));
+        assert!(!slower(0.90, 0.94, 1.01), "it may be an accident");
+        assert!(!slower(0.95, 0.96, 0.97), "it is within the margin");
+    }
 }
