@@ -5,6 +5,7 @@
 
 mod addresses;
 mod bridged;
+mod cached;
 mod established;
 mod handover;
 mod hold;
@@ -15,5 +16,6 @@ mod load;
 mod observed;
 mod own_node;
 mod packets;
+mod share;
 mod status;
 mod walkthrough;

@@ -13,6 +13,7 @@
 //! the kernel (`podgate-netfilter`).
 #![forbid(unsafe_code)]
 
+mod cache;
 mod check;
 mod cleanup;
 mod cli;

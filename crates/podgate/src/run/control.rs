@@ -28,6 +28,8 @@ use super::news::News;
 use super::owner::Notice;
 use super::plane::Plane;
 use super::revoke::{Judged, Revoker};
+use super::share::Sharing;
+use crate::cache::Cache;
 use crate::telemetry;
 use crate::worker::Workers;
 
@@ -55,8 +57,14 @@ pub(crate) struct Control {
     pub(crate) put_off: bool,
     /// This node, where a cluster is followed.
     pub(crate) own_node: Option<ObjectKey>,
+    /// What the kernel repeats.
+    pub(crate) cache: Arc<Cache>,
+    /// Whoever speaks to this loop has one.
+    pub(crate) sender: mpsc::Sender<Input>,
     /// Keeps the world on disk.
     pub(crate) recorder: Option<Recorder>,
+    /// Shares of the queue, under overload.
+    pub(crate) sharing: Sharing,
 }
 
 /// What came in since the last build.
@@ -92,8 +100,11 @@ impl Control {
                     Input::RoutesGone(addresses) => self.forget(&addresses, &mut pending),
                     Input::RoutesBack(addresses) => self.recall(&addresses, &mut pending),
                     Input::RulesetChanged(guard) => self.undo_others(guard, plane),
+                    Input::Offered(offers) => self.take_offers(&offers, plane),
                     Input::Judged(judged) => self.take_judged(judged, plane),
                     Input::Ownership(notice) => self.take_notice(notice, plane),
+                    Input::Crowd => self.take_crowd(plane),
+                    Input::ShareDue => self.take_share_due(plane),
                     Input::TryAgain => self.try_again(plane),
                     Input::LooseOver => self.be_strict(),
                     Input::Stop(end) => return Ok(end),
@@ -206,7 +217,7 @@ impl Control {
     }
 
     /// The kernel refused a change: what it holds now is older than the snapshot. Everything is written anew.
-    fn kernel_failed(&mut self, error: &str, kernel: &mut Kernel) {
+    pub(super) fn kernel_failed(&mut self, error: &str, kernel: &mut Kernel) {
         tracing::error!(error, "the kernel refused a change: writing everything anew");
         self.state.kernel_errors.inc();
         self.mend(kernel);

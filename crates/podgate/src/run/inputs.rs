@@ -2,6 +2,7 @@
 //! thread of its own that sends messages and knows nothing else.
 
 use std::net::IpAddr;
+use std::thread::Thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,6 +13,7 @@ use tokio::sync::mpsc::{self, Sender};
 
 use super::owner::Notice;
 use super::revoke::Judged;
+use crate::cache::Offer;
 
 /// What the loop waits for.
 #[derive(Debug)]
@@ -24,10 +26,16 @@ pub(crate) enum Input {
     RoutesBack(Vec<IpAddr>),
     /// Somebody else changed our table, as the guard of this number noticed.
     RulesetChanged(u64),
+    /// Verdicts that the kernel could repeat; none: it is only time to look at those that it does.
+    Offered(Vec<Offer>),
     /// Established connections have been judged again.
     Judged(Judged),
     /// News of the agent that owns the table.
     Ownership(Notice),
+    /// Workers cannot keep up with what comes up.
+    Crowd,
+    /// Time to look at the pods' shares of the queue.
+    ShareDue,
     /// Time to try once more what failed.
     TryAgain,
     /// The start-up period is over.
@@ -99,6 +107,29 @@ pub(crate) fn strict_after(loose: Duration, inputs: Sender<Input>) {
         tokio::time::sleep(loose).await;
         let _ = inputs.send(Input::LooseOver).await;
     });
+}
+
+/// A message to come in a while.
+pub(crate) fn later(time: Duration, input: Input, sender: &Sender<Input>) {
+    let sender = sender.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(time).await;
+        let _ = sender.send(input).await;
+    });
+}
+
+/// Workers that cannot keep up, by a thread that ends with the process; unparking it is telling it.
+pub(crate) fn crowds(inputs: Sender<Input>) -> Result<Thread> {
+    let work = move || {
+        loop {
+            std::thread::park();
+            if inputs.blocking_send(Input::Crowd).is_err() {
+                return;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("crowds".to_owned()).spawn(work).context("starting a thread")?;
+    Ok(thread.thread().clone())
 }
 
 /// Time to try again what failed: not so soon that a lasting failure floods the log, nor so late that anybody waits.

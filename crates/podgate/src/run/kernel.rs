@@ -9,18 +9,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use podgate_netfilter::{
-    Changed, Cleanup, Error, Forget, Open, Program, ProgramSettings, Update, cleanup, owner, queue::Waker,
+    Changed, Cleanup, Error, Excess, Open, Program, ProgramSettings, Share, Update, cleanup, owner, queue::Waker,
 };
 use podgate_policy::{Build, Exposure};
 use tokio::sync::mpsc::Sender;
 
 use super::inputs::{self, Input};
 use super::owner::{Decision, Notice, Ownership, Wish};
+use crate::cache::{Cache, Stale};
 use crate::telemetry::State;
 use crate::telemetry::facts::Diversion;
 
@@ -32,7 +34,9 @@ const HAND_OVER: Duration = Duration::from_secs(2);
 /// The nftables program and what its sets hold.
 pub(crate) struct Kernel {
     /// None while another agent owns the table.
-    program: Option<Program>,
+    pub(super) program: Option<Program>,
+    /// What the kernel repeats without asking; nothing while the table is another's.
+    pub(super) cache: Arc<Cache>,
     ownership: Ownership,
     settings: ProgramSettings,
     /// Told of others' changes by a thread that this waker ends.
@@ -51,6 +55,8 @@ pub(crate) struct Kernel {
     changes: u64,
     /// Addresses whose connections the kernel does not remember for the moment, each since which change.
     rechecked: BTreeMap<IpAddr, u64>,
+    /// What each pod may have of the queue, under overload.
+    share: Option<Share>,
 }
 
 /// How an agent that ends leaves the table.
@@ -76,9 +82,11 @@ impl Kernel {
         whole: bool,
         inputs: Sender<Input>,
         state: &Arc<State>,
+        cache: Arc<Cache>,
     ) -> Result<Self, Error> {
         let mut kernel = Kernel {
             program: None,
+            cache,
             ownership: Ownership::begin(state, inputs.clone())?,
             settings,
             inputs,
@@ -91,10 +99,16 @@ impl Kernel {
             relaxed: BTreeSet::new(),
             changes: 0,
             rechecked: BTreeMap::new(),
+            share: None,
         };
         kernel.take_in(first);
         kernel.seize(if whole { Wish::Replace } else { Wish::IfAlone })?;
         Ok(kernel)
+    }
+
+    /// The queues that packets are sent to.
+    pub(crate) fn queues(&self) -> RangeInclusive<u16> {
+        self.settings.queues.clone()
     }
 
     /// Whether the pod ranges are known; without, only addresses known to be isolated are diverted.
@@ -139,6 +153,7 @@ impl Kernel {
                 open.push((*address, still));
             }
         }
+        let stale = self.stale(build);
         let grown = self.take_in(build);
         let ranges = grown.then(|| {
             // The union of before and after: what is diverted no more is let go by `relax`.
@@ -155,8 +170,9 @@ impl Kernel {
         if self.is_owner() {
             self.rechecked.extend(build.touched.iter().map(|address| (*address, self.changes)));
         }
-        if !open.is_empty() || ranges.is_some() || judge_input.is_some() || !build.touched.is_empty() {
-            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input }, &build.touched)?;
+        let stands = open.is_empty() && ranges.is_none() && judge_input.is_none();
+        if !stands || !build.touched.is_empty() || !stale.is_nothing() {
+            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input }, &build.touched, &stale)?;
         }
         if let Some(ranges) = ranges {
             self.diverted = ranges;
@@ -177,7 +193,7 @@ impl Kernel {
         let ranges = (wanted != self.diverted).then_some(wanted);
         let judge_input = (!build.judge_input && self.judge_input).then_some(false);
         if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
-            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input }, &[])?;
+            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input }, &[], &Stale::nothing())?;
         }
         self.relaxed.clear();
         if let Some(ranges) = ranges {
@@ -200,6 +216,27 @@ impl Kernel {
             Some(Err(Error::NotOwner)) => self.lost(),
             other => other.unwrap_or(Ok(())),
         }
+    }
+
+    /// Gives each pod this share of the queue, or as much as there is, as long as the table is this agent's. Returns what
+    /// pods had over the share before. After an error there is no share.
+    pub(crate) fn set_share(&mut self, share: Option<Share>) -> Result<Vec<Excess>, Error> {
+        let Some(program) = &mut self.program else { return Ok(Vec::new()) };
+        match program.set_share(share) {
+            Ok(excess) => {
+                self.share = share;
+                Ok(excess)
+            }
+            Err(error) => {
+                self.share = None;
+                if matches!(error, Error::NotOwner) { self.lost().map(|()| Vec::new()) } else { Err(error) }
+            }
+        }
+    }
+
+    /// What pods had over the share that is in force.
+    pub(crate) fn excess(&mut self) -> Result<Vec<Excess>, Error> {
+        self.program.as_mut().map_or_else(|| Ok(Vec::new()), Program::excess)
     }
 
     /// Undoes what somebody else did to the table, as the guard of that number noticed; false if that is over, or it
@@ -300,8 +337,13 @@ impl Kernel {
                     self.relaxed.clear();
                     self.ownership.own(program.owner(), replaces);
                     self.program = Some(program);
+                    // A claim empties it.
+                    self.forgotten(&Stale::All);
                     let rechecked: Vec<IpAddr> = self.rechecked.keys().copied().collect();
-                    self.write(&Update::default(), &rechecked)?;
+                    self.write(&Update::default(), &rechecked, &Stale::nothing())?;
+                    if let Some(share) = self.share {
+                        self.set_share(Some(share))?;
+                    }
                     if self.watch()? {
                         return Ok(());
                     }
@@ -333,16 +375,24 @@ impl Kernel {
     /// The table is another's: nothing is written or watched any more.
     fn let_go(&mut self) {
         self.program = None;
+        self.forgotten(&Stale::All);
         self.rechecked.clear();
+        self.share = None;
         self.guards += 1;
         if let Some(guard) = self.guard.take() {
             guard.wake();
         }
     }
 
-    /// Makes a change, if the table is this agent's; connections of `touched` come up from then on.
-    fn write(&mut self, update: &Update<'_>, touched: &[IpAddr]) -> Result<(), Error> {
-        match self.program.as_mut().map_or(Ok(()), |program| program.apply_and_recheck(update, touched, Forget::default())) {
+    /// Makes a change, if the table is this agent's; connections of `touched` come up from then on, and nothing `stale` is
+    /// repeated any more.
+    fn write(&mut self, update: &Update<'_>, touched: &[IpAddr], stale: &Stale) -> Result<(), Error> {
+        let Some(program) = &mut self.program else { return Ok(()) };
+        match program.apply_and_recheck(update, touched, stale.order()) {
+            Ok(()) => {
+                self.forgotten(stale);
+                Ok(())
+            }
             Err(Error::NotOwner) => self.lost(),
             other => other,
         }
@@ -358,6 +408,7 @@ impl Kernel {
             Err(Error::NotOwner) => return self.lost(),
             other => other?,
         }
+        self.forgotten(&Stale::All);
         self.diverted = ranges;
         self.relaxed.clear();
         Ok(())
@@ -365,7 +416,7 @@ impl Kernel {
 
     /// The kernel refused a change because the table is not this agent's any more. An error if it is nobody else's
     /// either: then it is to be written anew, but not from here, as a snapshot may have to be published first.
-    fn lost(&mut self) -> Result<(), Error> {
+    pub(super) fn lost(&mut self) -> Result<(), Error> {
         match self.ownership.decide(owner()?, Wish::Return)? {
             Decision::StandBy { owner, vigil, hesitate } => {
                 self.let_go();

@@ -9,6 +9,7 @@
 //! Here: putting the parts together, in the order that leaves no gap at the start and says what it leaves at the end.
 
 mod boot;
+mod cache;
 mod control;
 mod descriptors;
 mod holding;
@@ -21,6 +22,7 @@ mod plane;
 mod revoke;
 mod serve;
 mod settings;
+mod share;
 mod source;
 
 use std::process::ExitCode;
@@ -41,6 +43,8 @@ use self::plane::Plane;
 use self::revoke::Revoker;
 use self::settings::OnExit;
 pub(crate) use self::settings::RunArgs;
+use self::share::Sharing;
+use crate::cache::{Cache, Limits};
 use crate::status::{self, Gather};
 use crate::telemetry;
 
@@ -102,6 +106,8 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         gather.saved(place, recorder.teller());
         state.register(telemetry::Saving::new(recorder.teller()));
     }
+    let cache = Cache::new(Limits::of(args.cache as usize), Arc::clone(&counters));
+    gather.cache(Arc::clone(&cache));
     state.answer_status(move || gather.json());
     let mut control = Control {
         revoker: Revoker::start(settings.marks, sender.clone())?,
@@ -115,7 +121,10 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         boot,
         put_off: false,
         own_node,
+        cache,
+        sender: sender.clone(),
         recorder: restored.recorder.take(),
+        sharing: Sharing::start(args.share, args.queue_length, Arc::clone(&state.shares), sender.clone())?,
     };
     let mut plane = Plane::new(args, settings, sender, followed);
     let ending = control.follow(&mut plane)?;

@@ -1,5 +1,7 @@
 //! [`Plane`]: queues, workers and the kernel's program, started with the first snapshot that is worth enforcing.
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result};
 use podgate_netfilter::ProgramSettings;
 use podgate_policy::Build;
@@ -45,13 +47,15 @@ impl<'a> Plane<'a> {
         control.state.register(DataPlane::new(
             publication,
             counters.clone(),
+            Arc::clone(&control.cache),
             queues.clone().chain([hold]).collect(),
             rules,
         ));
         control.state.facts().queues = Some(queues.clone());
         control.state.watch_over(telemetry::liveness::workers(counters, queues));
         let (whole, inputs) = (control.boot.is_over(), self.inputs.clone());
-        let kernel = Kernel::install(self.settings.clone(), first, whole, inputs, &control.state);
+        let kernel =
+            Kernel::install(self.settings.clone(), first, whole, inputs, &control.state, Arc::clone(&control.cache));
         self.kernel = Some(kernel.context("programming the kernel")?);
         control.state.kernel_transactions.inc();
         inputs::strict_after(self.args.loose(), self.inputs.clone());

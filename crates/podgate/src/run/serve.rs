@@ -9,7 +9,9 @@ use podgate_engine::{Direction, Verdict};
 use podgate_netfilter::{MmsgQueue, NfqQueue, ProgramSettings, Queue, QueueError, QueueSettings};
 
 use super::control::{Control, lock};
+use super::inputs::Input;
 use super::settings::{Receiver, RunArgs};
+use crate::cache::Offers;
 use crate::telemetry::events::{self, Deny, Events, Limit};
 use crate::worker::{Gate, RECORDS, Record, Records, Shared, Workers, end_process};
 
@@ -34,19 +36,27 @@ struct Bound {
 pub(super) fn start(args: &RunArgs, settings: &mut ProgramSettings, control: &mut Control) -> Result<(Events, u16)> {
     let Bound { queues, hold: (hold, number) } = bind_range(args, settings)?;
     let records = Arc::new(Records::new(RECORDS));
+    let offers = Offers::new(if args.cache > 0 { queues.len() } else { 0 }, true);
     let shared = Shared {
         marks: settings.marks,
         hold: args.hold.settings(number),
         hold_gate: Gate::new(),
         counters: Arc::clone(&control.counters),
         records: Arc::clone(&records),
+        offers: Arc::clone(&offers),
         loose: AtomicBool::new(true),
         handed_over: AtomicBool::new(false),
+        crowd: control.sharing.crowd(),
     };
     let reader = |worker| control.publication.reader(worker);
     let workers =
         Workers::start(queues, hold, reader, Arc::new(shared), end_process).context("starting the workers")?;
     control.workers = Some(workers);
+    if args.cache > 0 {
+        let cache = Arc::clone(&control.cache);
+        let busy = move || !cache.ledger().is_empty();
+        offers.collect(control.sender.clone(), Input::Offered, busy).context("starting the offers thread")?;
+    }
 
     let index = Arc::clone(&control.index);
     let name = move |address: IpAddr| lock(&index).pod_at(address);

@@ -12,6 +12,7 @@ use podgate_netfilter::{Marks, ProgramSettings};
 use super::boot::BootMode;
 use super::holding::HoldArgs;
 use super::listen::ListenArgs;
+use super::share::ShareMode;
 use super::source::SourceArgs;
 use crate::telemetry::DEFAULT_RULE_SERIES;
 use crate::telemetry::logging::LogFormat;
@@ -56,6 +57,17 @@ pub(crate) struct RunArgs {
     /// How packets are received from the queues. The default is the faster one (bench/README.md).
     #[arg(long, env = "PODGATE_RECEIVER", value_enum, default_value_t = Receiver::Mmsg)]
     pub(crate) receiver: Receiver,
+
+    /// While packets are lost because the queues are full: give each pod a share of what can be judged, so that one that
+    /// floods, or is flooded, does not starve the others. What is over its share is dropped (with --fail-open: passes
+    /// unjudged), and counted by pod.
+    #[arg(long, env = "PODGATE_SHARE", value_enum, default_value_t = ShareMode::Auto)]
+    pub(crate) share: ShareMode,
+
+    /// Verdicts that the kernel repeats without asking, at most; 0: every new connection is judged here. The default is some
+    /// 5 MB of the kernel's memory, and far more than the pairs that talk again and again on one node.
+    #[arg(long, env = "PODGATE_CACHE", value_name = "ENTRIES", default_value_t = 16384, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub(crate) cache: u32,
 
     /// While no agent answers, or a queue is full, let packets pass unjudged instead of dropping them. Not by default:
     /// a policy that holds only while all is well is none.
@@ -162,7 +174,7 @@ impl RunArgs {
             queues: self.queue_range()?,
             fail_open: self.fail_open,
             udp_prerouting: None,
-            cache: false,
+            cache: self.cache > 0,
         })
     }
 

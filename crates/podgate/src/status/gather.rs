@@ -9,8 +9,10 @@ use podgate_netfilter::queue::queue_stats;
 use podgate_watch::{FreshState, saved};
 
 use super::report::{
-    Counts, Divert, FailMode, Held, Listed, Problem, Queue, QueueBy, Report, Saved, Source, SourceState, Tiers, Warning,
+    Cached, Counts, Divert, FailMode, Held, Listed, Over, Overload, Problem, Queue, QueueBy, Report, Saved, Source,
+    SourceState, Tiers, Warning,
 };
+use crate::cache::{Cache, CacheFacts};
 use crate::run::SharedIndex;
 use crate::telemetry::State;
 use crate::telemetry::facts::Facts;
@@ -37,6 +39,8 @@ pub(crate) struct Gather {
     pub(crate) counters: Arc<Counters>,
     /// Where the world is kept on disk, and who tells how that goes.
     saved: Option<(PathBuf, saved::Teller)>,
+    /// What the kernel repeats.
+    cache: Option<Arc<Cache>>,
     started: (SystemTime, Instant),
 }
 
@@ -50,12 +54,17 @@ impl Gather {
         counters: Arc<Counters>,
     ) -> Self {
         let started = (SystemTime::now(), Instant::now());
-        Gather { settings, state, index, publication, counters, saved: None, started }
+        Gather { settings, state, index, publication, counters, saved: None, cache: None, started }
     }
 
     /// The world is kept in this directory.
     pub(crate) fn saved(&mut self, place: PathBuf, teller: saved::Teller) {
         self.saved = Some((place, teller));
+    }
+
+    /// The kernel repeats verdicts.
+    pub(crate) fn cache(&mut self, cache: Arc<Cache>) {
+        self.cache = Some(cache);
     }
 
     /// The status now, as JSON. Takes the index' lock for as long as it takes to count pods.
@@ -89,6 +98,8 @@ impl Gather {
             counts,
             divert: self.divert(&facts, state),
             queues: self.queues(&facts),
+            overload: overload(state),
+            cache: self.cache.as_deref().and_then(cached),
             held: self.held(),
             saved: self.saved.as_ref().map(|(place, teller)| told_of(place, teller.status())),
             problems: Listed::new(&facts.problems, |p| Problem {
@@ -160,6 +171,22 @@ impl Gather {
             [Counter::Held, Counter::HoldExpired, Counter::HoldFull].map(|c| self.counters.get(c));
         Held { packets, denied: expired + full }
     }
+}
+
+fn overload(state: &State) -> Option<Overload> {
+    let (now, over) = state.shares.now()?;
+    let tell = |(namespace, pod, packets): &(String, String, u64)| Over {
+        namespace: namespace.clone(),
+        pod: pod.clone(),
+        packets: *packets,
+    };
+    Some(Overload { limit: now.limit, since: moment(now.since), pods: Listed::new(&over, tell) })
+}
+
+fn cached(cache: &Cache) -> Option<Cached> {
+    cache.read();
+    let CacheFacts { limit, accepting, dropping, accepted, dropped, refused, .. } = cache.facts();
+    (limit > 0).then_some(Cached { limit, accepting, dropping, accepted, dropped, refused })
 }
 
 fn told_of(place: &Path, status: saved::Status) -> Saved {

@@ -14,6 +14,12 @@
 //!  "divert":   {"podRanges": ["…"], "isolatedAddresses", "openAddresses", "intact", "owner", "repairs",
 //!               "queueBy": nft_queue | compat, "failMode": closed | open},      null until it is installed
 //!  "queues":   [{"queue", "worker", "bound", "depth", "droppedFull", "droppedSocket", "accepted", "dropped"}],
+//!  "overload": {"limit", "since", "pods": {"total", "first": [{"namespace", "pod", "packets"}]}},
+//!                                              while pods have a share of the queue (packets a second), and who had more;
+//!                                              else null
+//!  "cache":    {"limit", "accepting", "dropping",     verdicts that the kernel repeats; null where it does not
+//!               "accepted", "dropped",               packets, since the start, that did not come up
+//!               "refused"},                          verdicts that there was no room for
 //!  "held":     {"packets", "denied"},          since the start
 //!  "saved":    {"path", "written", "bytes", "problem"}, the world on disk; null where none is kept
 //!  "problems": {"total", "first": [{"place", "object", "message"}]},      at most 100 of them
@@ -50,6 +56,9 @@ pub(super) struct Report {
     pub(super) counts: Counts,
     pub(super) divert: Option<Divert>,
     pub(super) queues: Vec<Queue>,
+    #[serde(default)]
+    pub(super) overload: Option<Overload>,
+    pub(super) cache: Option<Cached>,
     pub(super) held: Held,
     pub(super) saved: Option<Saved>,
     pub(super) problems: Listed<Problem>,
@@ -156,6 +165,42 @@ pub(super) struct Queue {
     pub(super) accepted: u64,
     /// Answered with drop.
     pub(super) dropped: u64,
+}
+
+/// Shares of the queue, while more comes up than can be judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Overload {
+    /// Packets per second that each pod may have judged.
+    pub(super) limit: u32,
+    /// Since when there are shares.
+    pub(super) since: String,
+    /// The pods that had more, the worst first.
+    pub(super) pods: Listed<Over>,
+}
+
+/// A pod, and how much it had over its share; without a name where no pod is known to have the address.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Over {
+    pub(super) namespace: String,
+    pub(super) pod: String,
+    pub(super) packets: u64,
+}
+
+/// The verdict cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Cached {
+    /// Entries that there may be.
+    pub(super) limit: usize,
+    pub(super) accepting: usize,
+    pub(super) dropping: usize,
+    /// Packets, since the start.
+    pub(super) accepted: u64,
+    pub(super) dropped: u64,
+    /// Verdicts that there was no room for.
+    pub(super) refused: u64,
 }
 
 /// Packets of addresses that no pod was known to have yet.

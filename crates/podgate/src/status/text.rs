@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use super::report::{FailMode, Listed, QueueBy, Report, Source, SourceState};
+use super::report::{Cached, FailMode, Listed, QueueBy, Report, Source, SourceState};
 use crate::telemetry::facts::duration;
 
 /// The status as text, ending with a newline; ages are told as of `now`.
@@ -37,6 +37,17 @@ impl Text {
                 self.line(format_args!("not ready: {}", report.reasons.first().map_or("", String::as_str)));
                 report.reasons.iter().skip(1).for_each(|reason| self.line(format_args!("           {reason}")));
                 self.row("in force", &generation);
+            }
+        }
+        if let Some(overload) = &report.overload {
+            let (limit, age) = (overload.limit, self.age(&overload.since));
+            self.row("overload", &format!("for {age}: each pod may have {limit} packets a second judged"));
+            for over in overload.pods.first.iter().take(10) {
+                let pod = match over.pod.as_str() {
+                    "" => "no known pod".to_owned(),
+                    pod => format!("{}/{pod}", over.namespace),
+                };
+                self.row("", &format!("{pod} had {} packets more", over.packets));
             }
         }
         report.troubles.iter().for_each(|trouble| self.row("not live", trouble));
@@ -101,6 +112,11 @@ impl Text {
                     queue.depth, queue.accepted, queue.dropped
                 ),
             );
+        }
+        if let Some(cache) = &report.cache {
+            let Cached { limit, accepting, dropping, accepted, dropped, .. } = cache;
+            let entries = format!("{accepting} verdicts that accept and {dropping} that drop, of at most {limit}");
+            self.row("cache", &format!("{entries}; {accepted} packets accepted, {dropped} dropped by them"));
         }
         self.row("held", &format!("{} packets of unknown pods, {} denied", report.held.packets, report.held.denied));
         if let Some(saved) = &report.saved {
@@ -228,6 +244,8 @@ mod tests {
                 accepted: 100,
                 dropped: 7,
             }],
+            overload: None,
+            cache: Some(Cached { limit: 64, accepting: 3, dropping: 2, accepted: 50, dropped: 9, refused: 0 }),
             held: Held { packets: 5, denied: 1 },
             saved: Some(Saved {
                 path: "/var/lib/podgate/w".to_owned(),
@@ -257,6 +275,7 @@ divert      10.1.0.0/24 fd00::/64
             2 addresses isolated, 4 open
             rules as they should be (0 repairs), queued by the compat target, fail closed
 queue 9840  1 wait, 100 accepted, 7 dropped by verdict, 5 lost
+cache       3 verdicts that accept and 2 that drop, of at most 64; 50 packets accepted, 9 dropped by them
 held        5 packets of unknown pods, 1 denied
 saved       /var/lib/podgate/w, written 10 s ago
 ";
@@ -308,7 +327,7 @@ node        worker-1
         assert!(json.contains("\"queueBy\":\"compat\"") && json.contains("\"inForceSince\":\"1970-01-01T01:17:20Z\""));
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report());
         // A newer agent may tell more.
-        let more = json.replacen('{', "{\"cache\":{\"entries\":1},", 1);
+        let more = json.replacen('{', "{\"weather\":{\"clouds\":1},", 1);
         assert_eq!(serde_json::from_str::<Report>(&more).unwrap(), report());
     }
 }

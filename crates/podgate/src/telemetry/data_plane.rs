@@ -13,8 +13,10 @@ use podgate_netfilter::queue::QueueStats;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 
+use super::cache;
 use super::family::{Family, Name, describe};
 use super::rules::{self, RuleSeries};
+use crate::cache::Cache;
 
 const PACKETS: Name = ("podgate_packets_total", "Packets that came up from the queues, by what became of them.");
 const UNMATCHED: Name = (
@@ -104,6 +106,7 @@ pub(crate) type ReadQueues = fn() -> io::Result<Vec<QueueStats>>;
 pub(crate) struct DataPlane {
     publication: Arc<Publication>,
     counters: Arc<Counters>,
+    cache: Arc<Cache>,
     queues: ReadQueues,
     own_queues: Vec<u16>,
     rules: RuleSeries,
@@ -117,15 +120,17 @@ impl DataPlane {
     pub(crate) fn new(
         publication: Arc<Publication>,
         counters: Arc<Counters>,
+        cache: Arc<Cache>,
         own_queues: Vec<u16>,
         rule_series: usize,
     ) -> Self {
         let mut names = vec![PACKETS, UNMATCHED, ERRORS, DURATION, HOLD_DENIED, DEPTH, DROPPED];
         names.extend(SINGLE.map(|(_, name)| name));
         names.extend(rules::NAMES);
+        names.extend(cache::NAMES);
         let queues = podgate_netfilter::queue::queue_stats;
         let descriptions = describe(&names);
-        Self { publication, counters, queues, own_queues, rules: RuleSeries::new(rule_series), descriptions }
+        Self { publication, counters, cache, queues, own_queues, rules: RuleSeries::new(rule_series), descriptions }
     }
 
     fn packets(&self) -> MetricFamily {
@@ -201,6 +206,8 @@ impl Collector for DataPlane {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        // What the kernel repeated until now counts as well.
+        self.cache.read();
         let mut families = vec![self.packets(), self.unmatched(), self.errors(), self.duration(), self.hold_denied()];
         for (counter, name) in SINGLE {
             let mut family = Family::new(name, MetricType::COUNTER);
@@ -208,6 +215,7 @@ impl Collector for DataPlane {
             families.push(family.finish());
         }
         families.extend(self.queues());
+        families.extend(cache::families(&self.cache.facts()));
         let snapshot = self.publication.current();
         families.extend(self.rules.collect(snapshot.rules(), |rule| self.counters.rule(rule)));
         families

@@ -14,10 +14,11 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder};
 
-use super::facts::{Facts, failing_seconds};
+use super::facts::{Facts, duration, failing_seconds};
 use super::family::{Family, describe};
 use super::process::Process;
 use super::readiness::Readiness;
+use super::share::{Shares, Told, named};
 
 /// Upper bounds, in seconds, of the time from change to enforcement: fine around the goal (15 ms, 50 ms), coarse to
 /// where an API server or a busy machine is the cause.
@@ -50,6 +51,8 @@ pub(crate) struct State {
     pub(crate) kernel_repairs: IntCounter,
     /// Denies that were not logged because of the rate limit.
     pub(crate) deny_events_suppressed: IntCounter,
+    /// Shares of the queue, under overload.
+    pub(crate) shares: Arc<Shares>,
     facts: Mutex<Facts>,
     enforcement: Histogram,
     registry: Registry,
@@ -113,6 +116,7 @@ impl State {
                 "podgate_deny_events_suppressed_total",
                 "Denies that were not logged because of the log's rate limit; rule counters have them all.",
             ),
+            shares: Arc::default(),
             facts: Mutex::default(),
             enforcement: Histogram::with_opts(enforcement).expect("buckets rise and the name is a metric's"),
             registry: Registry::new(),
@@ -134,6 +138,19 @@ impl State {
     /// What is known in words. Not for long: a scrape waits for it.
     pub(crate) fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the operator should know besides the readiness: one line each.
+    pub(crate) fn remarks(&self, now: SystemTime) -> Vec<String> {
+        let mut remarks = self.facts().remarks(now);
+        if let Some((share, over)) = self.shares.now() {
+            let time = duration(now.duration_since(share.since).unwrap_or_default());
+            let (limit, over) = (share.limit, named(&over));
+            remarks.push(format!(
+                "overload: for {time} each pod has had a share of the queue, now {limit} packets a second; over it: {over}"
+            ));
+        }
+        remarks
     }
 
     /// How fresh each resource of the source is now. A resource that fails after it was live keeps the agent ready: the
@@ -212,6 +229,7 @@ impl State {
         }
         self.register(self.enforcement.clone());
         self.register(Process::new());
+        self.register(Told::new(Arc::clone(&self.shares)));
         let names = [GENERATION, READY, UP, FAILING, RESTORED, PROBLEMS, WARNINGS];
         self.register(InForce { state: Arc::downgrade(self), descriptions: describe(&names) });
     }

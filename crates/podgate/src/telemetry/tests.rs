@@ -10,6 +10,7 @@ use podgate_engine::{
 };
 
 use super::{DEFAULT_RULE_SERIES, DataPlane, State};
+use crate::cache::{Cache, Limits};
 
 /// A rule whose policy's name holds what the text format has to escape: no name of the API does, but nothing here
 /// relies on that.
@@ -46,7 +47,13 @@ fn agent(rule_series: usize) -> (Arc<State>, Arc<Publication>, Arc<Counters>) {
     worker.answered_after(1_500, 3);
     worker.answered_after(u64::MAX / 4, 1);
     let state = State::new();
-    state.register(DataPlane::new(publication.clone(), counters.clone(), vec![9840, 9841], rule_series));
+    state.register(DataPlane::new(
+        publication.clone(),
+        counters.clone(),
+        Cache::new(Limits::of(0), counters.clone()),
+        vec![9840, 9841],
+        rule_series,
+    ));
     state.readiness.synced();
     state.enforced(Generation(1), [std::time::Instant::now()]);
     (state, publication, counters)

@@ -14,6 +14,7 @@
 //!
 //! Not here: sockets (`podgate-netfilter`), verdicts (`podgate-engine`), who publishes.
 
+mod crowd;
 mod gate;
 mod hold;
 mod keeper;
@@ -28,10 +29,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
+use crate::cache::Offers;
 use podgate_engine::{Counters, Reader, Snapshot};
 use podgate_netfilter::Marks;
 use podgate_netfilter::queue::{Queue, Waker};
 
+pub(crate) use crowd::Crowd;
 pub(crate) use gate::Gate;
 pub(crate) use hold::{HoldSettings, OnUnknown};
 use keeper::Keeper;
@@ -69,10 +72,14 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<Counters>,
     /// Denies go here.
     pub(crate) records: Arc<Records>,
+    /// What the kernel could repeat goes here.
+    pub(crate) offers: Arc<Offers>,
     /// The start-up period lasts: connections may be met mid-stream, from either side. See [`Workers::be_strict`].
     pub(crate) loose: AtomicBool,
     /// Another agent has the rules: what is held at the end goes through them once more, and so to that agent.
     pub(crate) handed_over: AtomicBool,
+    /// Whom to tell that packets come faster than they are answered.
+    pub(crate) crowd: Crowd,
 }
 
 /// Called when a worker fails, with its number and why. It must end the process; [`end_process`] does.

@@ -95,6 +95,12 @@ impl Question {
         })
     }
 
+    /// The kernel could repeat the answer: it is about the packet's own flow, as the packet tells it.
+    #[inline]
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.remember && self.turned.is_none()
+    }
+
     /// The flow that was asked about first.
     pub(crate) fn flow(&self) -> &Flow {
         &self.flow

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Cause, Counter, Direction, Generation, Judgement, Port, WorkerCounters};
+use podgate_engine::{Cause, Counter, Direction, Generation, Judgement, Port, Verdict, WorkerCounters};
 use podgate_netfilter::Way;
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received};
 
+use super::crowd::FullBatches;
 use super::gate::{End, Gate};
 use super::hold::{Bound, OnUnknown};
 use super::question::{Answer, Judge, Question};
 use super::record::{self, Record};
 use super::{Rules, Shared};
+use crate::cache::WorkerOffers;
 
 /// Batches that are still answered after a stop. With 64 packets each, a whole queue of the default length.
 pub(super) const LAST_BATCHES: usize = 64;
@@ -23,6 +25,7 @@ pub(super) struct Worker<R> {
     queue: Box<dyn Queue>,
     rules: R,
     desk: Desk,
+    full: FullBatches,
     stop: Arc<AtomicBool>,
 }
 
@@ -30,6 +33,7 @@ pub(super) struct Worker<R> {
 pub(super) struct Desk {
     index: usize,
     shared: Arc<Shared>,
+    offers: WorkerOffers,
     /// What the queue had counted when it was last asked.
     malformed: u64,
     tally: Tally,
@@ -51,7 +55,7 @@ impl<R: Rules> Worker<R> {
         shared: Arc<Shared>,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        Self { queue, rules, desk: Desk::new(index, shared), stop }
+        Self { queue, rules, desk: Desk::new(index, shared), full: FullBatches::default(), stop }
     }
 
     /// Answers packets until told to stop. An error is the queue's, and final.
@@ -63,7 +67,10 @@ impl<R: Rules> Worker<R> {
     /// Waits for one thing and does it. False: told to stop.
     pub(super) fn turn(&mut self) -> io::Result<bool> {
         match self.queue.receive(None)? {
-            Received::Packets(_) => self.batch()?,
+            Received::Packets(packets) => {
+                self.batch()?;
+                self.full.batch(packets, &self.desk.shared.crowd);
+            }
             Received::Woken if self.stop.load(Ordering::Acquire) => return Ok(false),
             Received::Woken | Received::TimedOut => {}
         }
@@ -98,7 +105,8 @@ impl<R: Rules> Worker<R> {
 
 impl Desk {
     pub(super) fn new(index: usize, shared: Arc<Shared>) -> Self {
-        Self { index, shared, malformed: 0, tally: Tally::default() }
+        let offers = shared.offers.worker(index);
+        Self { index, shared, offers, malformed: 0, tally: Tally::default() }
     }
 
     pub(super) fn counters(&self) -> &WorkerCounters {
@@ -163,6 +171,16 @@ impl Desk {
                     return Fate::Queue { number: self.shared.hold.queue };
                 }
             }
+        }
+        match answer {
+            Answer::Accept { midstream: false, .. } if question.is_repeatable() => {
+                self.offers.note(question.flow(), Verdict::Accept);
+            }
+            // While connections are met mid-stream, one that is denied may be accepted the other way round.
+            Answer::Deny { .. } if question.is_repeatable() && !loose => {
+                self.offers.note(question.flow(), Verdict::Drop);
+            }
+            _ => {}
         }
         self.effect(answer, packet.mark, packet.length, judge.generation())
     }
@@ -252,6 +270,7 @@ impl Desk {
     /// Adds a batch to the counters: its packets were read together and answered together, `took` nanoseconds later.
     pub(super) fn settle(&mut self, took: u64) {
         self.counters().answered_after(took, self.tally.accepted + self.tally.dropped);
+        self.offers.settle();
         self.settle_counts();
     }
 

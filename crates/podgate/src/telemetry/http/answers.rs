@@ -106,7 +106,7 @@ async fn readyz(Shared(context): Shared<Context>, RawQuery(query): RawQuery) -> 
         let in_force = status.generation().map_or_else(|| "none".to_owned(), |g| g.0.to_string());
         said.push(format!("generation {wanted} is not in force yet; in force: {in_force}"));
     }
-    said.extend(context.state.facts().remarks(SystemTime::now()));
+    said.extend(context.state.remarks(SystemTime::now()));
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines(&said))
 }
 

@@ -1,5 +1,6 @@
 //! A queue that follows a script, and a judge that knows a handful of addresses.
 
+use crate::cache::Offers;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use podgate_netfilter::{Marks, Way};
 
 use crate::worker::keeper::Keeper;
 use crate::worker::run::Worker;
-use crate::worker::{Gate, HoldSettings, Judge, OnUnknown, Record, Records, Rules, Shared};
+use crate::worker::{Crowd, Gate, HoldSettings, Judge, OnUnknown, Record, Records, Rules, Shared};
 
 /// The hook at which packets are judged: `NF_INET_POST_ROUTING`.
 pub(super) const POSTROUTING: u8 = 4;
@@ -199,6 +200,7 @@ pub(super) fn shared(hold: HoldSettings, loose: bool) -> Arc<Shared> {
     let counters = Counters::new(3);
     counters.reserve(DENIES);
     Arc::new(Shared {
+        offers: Offers::new(0, true),
         marks: Marks::default(),
         hold,
         hold_gate: Gate::new(),
@@ -206,6 +208,7 @@ pub(super) fn shared(hold: HoldSettings, loose: bool) -> Arc<Shared> {
         records: Arc::new(Records::new(8)),
         loose: AtomicBool::new(loose),
         handed_over: AtomicBool::new(false),
+        crowd: Crowd::default(),
     })
 }
 

@@ -1,0 +1,222 @@
+//! [`Ledger`]: which verdicts the kernel repeats, since when, and by which rules they were made.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use podgate_engine::{Addr, Cause, Flow, Judgement, NodeOrigin, Port, Snapshot, Verdict};
+use podgate_netfilter::{CacheEntry, Cached};
+use rustc_hash::FxBuildHasher;
+
+use super::Offer;
+
+/// How long an entry stays. What is still in use comes back with its next two verdicts; what is not gives room. The
+/// kernel's own timeout is twice that.
+const LIFE: Duration = Duration::from_secs(10);
+/// Older than this the kernel may have let an entry go by itself, and an order to delete it would be refused.
+const DOUBTFUL: Duration = Duration::from_secs(18);
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Entries.
+    pub(crate) entries: usize,
+    /// Of these from one source address.
+    pub(crate) per_source: usize,
+}
+
+impl Limits {
+    /// So many entries, of which one source gets an eighth.
+    pub(crate) fn of(entries: usize) -> Self {
+        Self { entries, per_source: (entries / 8).max(1) }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    judgement: Judgement,
+    since: Instant,
+    counted: u64,
+}
+
+type Map<K, V> = HashMap<K, V, FxBuildHasher>;
+type Entries = HashSet<CacheEntry, FxBuildHasher>;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    limits: Limits,
+    entries: Map<CacheEntry, Kept>,
+    by_source: Map<IpAddr, Entries>,
+    by_destination: Map<IpAddr, Entries>,
+    /// In the order in which they came; some are gone already.
+    order: VecDeque<(Instant, CacheEntry)>,
+    accepting: usize,
+}
+
+/// What is to be forgotten.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Stale {
+    /// These.
+    These(Vec<CacheEntry>),
+    /// Everything: it is not sure any more what is there.
+    All,
+}
+
+impl Ledger {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: Map::default(),
+            by_source: Map::default(),
+            by_destination: Map::default(),
+            order: VecDeque::new(),
+            accepting: 0,
+        }
+    }
+
+    pub(crate) fn limit(&self) -> usize {
+        self.limits.entries
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many accept, and how many drop.
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.accepting, self.entries.len() - self.accepting)
+    }
+
+    /// What the offers come to by this snapshot, as far as there is room: entries that are not there yet. Second: how
+    /// many there was no room for.
+    pub(crate) fn admit(&mut self, offers: &[Offer], snapshot: &Snapshot, now: Instant) -> (Vec<CacheEntry>, usize) {
+        let (mut new, mut refused) = (Vec::new(), 0);
+        for offer in offers {
+            let Some((entry, judgement)) = entry(offer, snapshot) else { continue };
+            if self.entries.contains_key(&entry) {
+                continue;
+            }
+            let from_there = self.by_source.get(&entry.source).map_or(0, Entries::len);
+            if self.entries.len() >= self.limits.entries || from_there >= self.limits.per_source {
+                refused += 1;
+                continue;
+            }
+            self.insert(entry, Kept { judgement, since: now, counted: 0 });
+            new.push(entry);
+        }
+        (new, refused)
+    }
+
+    /// Those whose time is up.
+    pub(crate) fn due(&mut self, now: Instant) -> Stale {
+        let mut due = Vec::new();
+        while let Some((since, entry)) = self.order.front().copied() {
+            let there = self.entries.get(&entry).is_some_and(|kept| kept.since == since);
+            if there && now < since + LIFE {
+                break;
+            }
+            self.order.pop_front();
+            if there {
+                due.push(entry);
+            }
+        }
+        self.sure(due, now)
+    }
+
+    /// Those with one of these addresses at either end.
+    pub(crate) fn about<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>, now: Instant) -> Stale {
+        if self.is_empty() {
+            return Stale::These(Vec::new());
+        }
+        let mut found = Entries::default();
+        for address in addresses {
+            let ends = [&self.by_source, &self.by_destination];
+            found.extend(ends.into_iter().filter_map(|by| by.get(address)).flatten().copied());
+        }
+        self.sure(found.into_iter().collect(), now)
+    }
+
+    /// An order that the kernel cannot refuse because an entry is gone.
+    fn sure(&self, entries: Vec<CacheEntry>, now: Instant) -> Stale {
+        let doubtful = |entry: &CacheEntry| self.entries.get(entry).is_none_or(|kept| now >= kept.since + DOUBTFUL);
+        if entries.iter().any(doubtful) { Stale::All } else { Stale::These(entries) }
+    }
+
+    /// Takes in that an entry has done `packets` so far; what of it is new, and which rules that is of.
+    pub(super) fn count(
+        &mut self,
+        entry: &CacheEntry,
+        packets: u64,
+        asked: Option<Instant>,
+    ) -> Option<(Judgement, u64)> {
+        let kept = self.entries.get_mut(entry)?;
+        if asked.is_some_and(|asked| kept.since >= asked) {
+            return None;
+        }
+        let new = packets.saturating_sub(kept.counted);
+        kept.counted += new;
+        (new > 0).then_some((kept.judgement, new))
+    }
+
+    fn insert(&mut self, entry: CacheEntry, kept: Kept) {
+        self.order.push_back((kept.since, entry));
+        self.entries.insert(entry, kept);
+        self.by_source.entry(entry.source).or_default().insert(entry);
+        self.by_destination.entry(entry.destination).or_default().insert(entry);
+        self.accepting += usize::from(entry.verdict == Cached::Accept);
+    }
+
+    pub(super) fn remove(&mut self, entry: &CacheEntry) {
+        if self.entries.remove(entry).is_none() {
+            return;
+        }
+        self.accepting -= usize::from(entry.verdict == Cached::Accept);
+        for (by, address) in [(&mut self.by_source, entry.source), (&mut self.by_destination, entry.destination)] {
+            if let Some(entries) = by.get_mut(&address) {
+                entries.remove(entry);
+                if entries.is_empty() {
+                    by.remove(&address);
+                }
+            }
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.limits);
+    }
+}
+
+/// What an offer comes to; `None` if it is nothing to repeat: an address that is not known may be soon.
+fn entry(offer: &Offer, snapshot: &Snapshot) -> Option<(CacheEntry, Judgement)> {
+    let Flow { source, destination, protocol, port } = offer.flow;
+    let judgement = snapshot.judge(&offer.flow, NodeOrigin::Forged);
+    if [judgement.egress.cause, judgement.ingress.cause].contains(&Cause::Unknown) {
+        return None;
+    }
+    let Port::Number(number) = port else { return None };
+    let all = CacheEntry {
+        verdict: if judgement.verdict() == Verdict::Accept { Cached::Accept } else { Cached::Drop },
+        source: source.ip(),
+        destination: destination.ip(),
+        protocol,
+        port: number,
+    };
+    // Closed to everybody: the cause is the same whoever the source is, as long as nothing is about its egress.
+    let by = snapshot.closed(destination, protocol, port);
+    let anyone = judgement.egress.cause == Cause::Open
+        && snapshot.tables().endpoint(source).is_none()
+        && by.is_some_and(|rule| judgement.ingress.cause == Cause::Denied(rule));
+    match (anyone, offer.whoever) {
+        (true, _) => Some((CacheEntry { verdict: Cached::Closed, source: unspecified(destination), ..all }, judgement)),
+        (false, true) => None,
+        (false, false) => Some((all, judgement)),
+    }
+}
+
+fn unspecified(like: Addr) -> IpAddr {
+    match like.ip() {
+        IpAddr::V4(_) => IpAddr::from([0; 4]),
+        IpAddr::V6(_) => IpAddr::from([0; 16]),
+    }
+}

@@ -1,0 +1,100 @@
+//! The verdict cache as the control loop keeps it: what is added, and what a change takes away. What an entry is, and why
+//! it is never stale, is [`cache`](crate::cache)'s.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use podgate_engine::Snapshot;
+use podgate_netfilter::{Error, Forget};
+use podgate_policy::Build;
+
+use super::control::Control;
+use super::kernel::Kernel;
+use super::plane::Plane;
+use crate::cache::{Cache, Offer, Stale};
+
+impl Stale {
+    /// As the kernel is told.
+    pub(super) fn order(&self) -> Forget<'_> {
+        match self {
+            Stale::These(entries) => Forget::These(entries),
+            Stale::All => Forget::All,
+        }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        matches!(self, Stale::These(entries) if entries.is_empty())
+    }
+
+    /// Nothing is stale.
+    pub(super) fn nothing() -> Self {
+        Stale::These(Vec::new())
+    }
+}
+
+impl Control {
+    /// Verdicts that came again and again: the kernel is to repeat them, if they are still the same.
+    pub(super) fn take_offers(&mut self, offers: &[Offer], plane: &mut Plane<'_>) {
+        let Some(kernel) = &mut plane.kernel else { return };
+        let snapshot = self.publication.current();
+        if let Err(error) = kernel.repeat(offers, &snapshot) {
+            self.kernel_failed(&error.to_string(), kernel);
+        }
+    }
+}
+
+impl Kernel {
+    /// Has the kernel repeat what the offers come to by the snapshot in force, and no longer what has had its time.
+    fn repeat(&mut self, offers: &[Offer], snapshot: &Snapshot) -> Result<(), Error> {
+        if !self.is_owner() {
+            return Ok(());
+        }
+        let cache = Arc::clone(&self.cache);
+        let mut ledger = cache.ledger();
+        let now = Instant::now();
+        let due = ledger.due(now);
+        let (new, refused) = match due {
+            Stale::These(_) => ledger.admit(offers, snapshot, now),
+            Stale::All => (Vec::new(), 0),
+        };
+        cache.note(new.len(), refused);
+        if new.is_empty() && due.is_nothing() {
+            return Ok(());
+        }
+        let Some(program) = &mut self.program else { return Ok(()) };
+        match program.remember(&new, due.order()) {
+            Ok(()) => {
+                let hits = program.take_hits();
+                settle(&cache, &mut ledger, &due, &hits);
+                Ok(())
+            }
+            Err(Error::NotOwner) => {
+                drop(ledger);
+                self.lost()
+            }
+            other => other,
+        }
+    }
+
+    /// What this build may decide otherwise than the kernel repeats it.
+    pub(super) fn stale(&self, build: &Build) -> Stale {
+        let ledger = self.cache.ledger();
+        match &build.pod_ranges {
+            Some(_) if !ledger.is_empty() => Stale::All,
+            _ => ledger.about(build.touched.iter().chain(&build.changed), Instant::now()),
+        }
+    }
+
+    /// The kernel has forgotten this.
+    pub(super) fn forgotten(&mut self, stale: &Stale) {
+        let hits = self.program.as_mut().map(podgate_netfilter::Program::take_hits).unwrap_or_default();
+        settle(&self.cache, &mut self.cache.ledger(), stale, &hits);
+    }
+}
+
+fn settle(cache: &Cache, ledger: &mut crate::cache::Ledger, stale: &Stale, hits: &[podgate_netfilter::CacheHits]) {
+    match stale {
+        Stale::These(gone) => cache.deleted(ledger, gone, hits),
+        Stale::All => cache.emptied(ledger, hits),
+    }
+}

@@ -1,0 +1,223 @@
+//! The verdict cache: what comes again does not come up, counts all the same, and nothing stale is ever repeated.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use podgate_sandbox::ProbeKind::{Tcp, Udp};
+use podgate_sandbox::{ArrivalKind, PATIENCE, Packet, Pod, Probe};
+
+use crate::kit::{LONG, Node, deny_all, pair, policy, web_on};
+
+const RULE: &str = "networkpolicy/shop/web/ingress/0";
+const DEFAULT_DENY: &str = "networkpolicy/shop/web/ingress/default-deny";
+const ACCEPTING: &str = "podgate_cache_entries{verdict=\"accept\"}";
+const DROPPING: &str = "podgate_cache_entries{verdict=\"drop\"}";
+/// Nothing is judged in both orientations, so that denials may be repeated from the start.
+const STRICT: [&str; 2] = ["--loose-seconds", "0"];
+
+/// A datagram of a flow of its own.
+fn datagram(client: &Pod, to: SocketAddr, text: &str) {
+    let from = SocketAddr::new(client.v4(), 0);
+    let socket = client.netns().run(|| UdpSocket::bind(from)).expect("bound");
+    socket.send_to(text.as_bytes(), to).expect("sent");
+}
+
+/// Sends datagrams, each a flow of its own, until a metric has this value; returns how many.
+fn send_until(node: &Node, client: &Pod, to: SocketAddr, metric: &str, least: f64) -> u64 {
+    let deadline = Instant::now() + LONG;
+    let mut sent = 0;
+    while node.metric(metric) < least {
+        assert!(Instant::now() < deadline, "{metric} stays below {least}\n{}", node.log());
+        datagram(client, to, "again");
+        sent += 1;
+    }
+    sent
+}
+
+#[test]
+fn repeated_connections_are_accepted_by_the_kernel_and_each_counts_once() {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    node.write("policy.yaml", &web_on("TCP", 80));
+    node.start(&[]);
+    let connect = |address| assert!(client.client().connect(address, 80, PATIENCE).is_open(), "{}", node.log());
+    for address in [web.v4(), web.v6()] {
+        let (before, entries) = (node.rule_count(RULE), node.metric(ACCEPTING));
+        let mut connections = 0.0;
+        while node.metric(ACCEPTING) == entries {
+            connect(address);
+            connections += 1.0;
+        }
+        let up = node.metric("podgate_packets_total{verdict=\"accept\"}");
+        (0..20).for_each(|_| connect(address));
+        assert_eq!(node.metric("podgate_packets_total{verdict=\"accept\"}"), up, "none of them came up");
+        assert_eq!(node.rule_count(RULE) - before, connections + 20.0);
+    }
+    assert!(node.metric("podgate_cache_hits_total{verdict=\"accept\"}") >= 40.0);
+    // What was accepted that way is remembered as after a verdict: replies pass, and further packets.
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("open");
+    connection.ping(PATIENCE).expect("it goes on");
+}
+
+#[test]
+fn a_closed_port_costs_no_verdicts_and_each_packet_counts() {
+    let (mut node, web, client, _server) = pair(&[], &[80]);
+    node.write("policy.yaml", &web_on("TCP", 80));
+    node.start(&STRICT);
+    let to = SocketAddr::new(web.v4(), 80);
+    let sent = send_until(&node, &client, to, DROPPING, 1.0);
+    let up = node.metric("podgate_packets_total{verdict=\"drop\"}");
+    (0..100).for_each(|_| datagram(&client, to, "again"));
+    assert_eq!(node.metric("podgate_packets_total{verdict=\"drop\"}"), up, "none of them came up");
+    node.await_metric("podgate_cache_hits_total{verdict=\"drop\"}", 100.0);
+    assert_eq!(node.rule_count(DEFAULT_DENY), sent as f64 + 100.0);
+}
+
+#[test]
+fn a_flood_with_forged_sources_at_a_port_that_is_closed_to_all_needs_one_entry() {
+    let (mut node, web, _client, _server) = pair(&[80], &[]);
+    let outside = node.neighbour(2).pod(podgate_sandbox::PodOptions::new("far/away")).expect("a pod");
+    node.write("policy.yaml", &web_on("TCP", 80));
+    node.start(&STRICT);
+    let flood = |number: u32, port: u16| {
+        let source = SocketAddr::from(((0xcb00_7100 + number).to_be_bytes(), 4000));
+        outside.netns().send(&Packet::udp(source, SocketAddr::new(web.v4(), port), b"flood")).expect("sent");
+    };
+    let (mut sent, deadline) = (0, Instant::now() + LONG);
+    while node.metric(DROPPING) < 1.0 {
+        assert!(Instant::now() < deadline, "{}", node.log());
+        flood(sent, 53);
+        sent += 1;
+    }
+    let up = node.metric("podgate_packets_total{verdict=\"drop\"}");
+    (sent..sent + 200).for_each(|number| flood(number, 53));
+    node.await_metric("podgate_cache_hits_total{verdict=\"drop\"}", 200.0);
+    assert_eq!(node.metric("podgate_packets_total{verdict=\"drop\"}"), up, "none of them came up");
+    assert_eq!(node.metric(DROPPING), 1.0);
+    assert_eq!(node.rule_count(DEFAULT_DENY), f64::from(sent) + 200.0);
+}
+
+#[test]
+fn an_entry_that_has_had_its_time_goes_and_keeps_its_count() {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    node.write("policy.yaml", &web_on("TCP", 80));
+    node.start(&[]);
+    let mut connections = 0.0;
+    while node.metric("podgate_cache_hits_total{verdict=\"accept\"}") < 3.0 {
+        assert!(client.client().connect(web.v4(), 80, PATIENCE).is_open(), "{}", node.log());
+        connections += 1.0;
+    }
+    let deadline = Instant::now() + LONG;
+    while node.metric(ACCEPTING) > 0.0 {
+        assert!(Instant::now() < deadline, "it stays");
+        std::thread::yield_now();
+    }
+    assert_eq!(node.rule_count(RULE), connections);
+    assert!(client.client().connect(web.v4(), 80, PATIENCE).is_open());
+    assert_eq!(node.rule_count(RULE), connections + 1.0);
+}
+
+#[test]
+fn without_a_cache_everything_comes_up() {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    node.write("policy.yaml", &web_on("TCP", 80));
+    node.start(&["--cache", "0"]);
+    let up = node.metric("podgate_packets_total{verdict=\"accept\"}");
+    (0..10).for_each(|_| assert!(client.client().connect(web.v4(), 80, PATIENCE).is_open()));
+    node.await_metric("podgate_packets_total{verdict=\"accept\"}", up + 10.0);
+    assert_eq!(node.metric(ACCEPTING), 0.0);
+}
+
+/// The race between insertions and publications, on real packets: a client never pauses, so that there is always something to
+/// be added, while the policy goes to and fro. What is sent after a change is in force never follows the one before.
+#[test]
+fn no_repeated_verdict_outlives_the_change_that_contradicts_it() {
+    let (mut node, web, client, server) = pair(&[], &[53]);
+    let (open, closed) = (web_on("UDP", 53), web_on("UDP", 54));
+    node.write("policy.yaml", &closed);
+    node.start(&STRICT);
+    let to = SocketAddr::new(web.v4(), 53);
+    let (stop, hammered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let hammer = {
+        let (stop, hammered, netns, from) = (stop.clone(), hammered.clone(), client.netns().clone(), client.v4());
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                let socket = netns.run(|| UdpSocket::bind(SocketAddr::new(from, 0))).expect("bound");
+                socket.send_to(b"hammer", to).expect("sent");
+                hammered.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    };
+    let (mut accepted, mut dropped) = (0, 0);
+    for round in 0..25 {
+        node.apply("policy.yaml", &open);
+        let text = format!("open {round}");
+        datagram(&client, to, &text);
+        let whole = ArrivalKind::Datagram(text.into_bytes());
+        assert!(server.await_arrival(LONG, |a| a.kind == whole).is_some(), "round {round}\n{}", node.log());
+        accepted += usize::from(node.metric(ACCEPTING) > 0.0);
+        node.apply("policy.yaml", &closed);
+        (0..5).for_each(|_| datagram(&client, to, &format!("closed {round}")));
+        dropped += usize::from(node.metric(DROPPING) > 0.0);
+    }
+    stop.store(true, Ordering::Relaxed);
+    hammer.join().expect("no panic");
+    // Whatever was sent before these has arrived by now, if it was to.
+    node.apply("policy.yaml", &open);
+    datagram(&client, to, "the end");
+    let end = ArrivalKind::Datagram(b"the end".to_vec());
+    assert!(server.await_arrival(LONG, |a| a.kind == end).is_some());
+    let leaked = |kind: &ArrivalKind| matches!(kind, ArrivalKind::Datagram(text) if text.starts_with(b"closed"));
+    assert_eq!(server.arrivals().iter().filter(|a| leaked(&a.kind)).count(), 0, "{}", node.log());
+    assert!(accepted > 0 && dropped > 0, "the race was not run: {accepted} {dropped}");
+    assert!(hammered.load(Ordering::Relaxed) > 100);
+}
+
+#[test]
+fn a_revoked_connection_is_not_admitted_again_by_what_was_repeated() {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    node.write("policy.yaml", &web_on("TCP", 80));
+    node.start(&[]);
+    while node.metric(ACCEPTING) == 0.0 {
+        assert!(client.client().connect(web.v4(), 80, PATIENCE).is_open());
+    }
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("open");
+    node.apply("policy.yaml", &deny_all("shop"));
+    assert_eq!(node.metric(ACCEPTING), 0.0);
+    assert!(connection.ping(podgate_sandbox::DENY_WAIT).is_err(), "{}", node.log());
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(80))]);
+}
+
+#[test]
+fn a_pod_that_gets_the_address_of_another_does_not_get_its_verdicts() {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    let peers = "ingress: [{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{port: 80}]}]";
+    node.write(
+        "policy.yaml",
+        &policy("web", "shop", &format!("{{podSelector: {{matchLabels: {{app: web}}}}, {peers}}}")),
+    );
+    node.start(&[]);
+    while node.metric(ACCEPTING) == 0.0 {
+        assert!(client.client().connect(web.v4(), 80, PATIENCE).is_open());
+    }
+    // The pod's object goes; another claims the address, with other labels.
+    let manifest = client.manifest().replace("name: client", "name: other").replace("\"client\"", "\"other\"");
+    node.enforced(|| std::fs::remove_file(node.directory().join(crate::kit::pod_file(&client))).expect("removed"));
+    node.apply("pod-other.yaml", &manifest);
+    node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(80))]);
+}
+
+#[test]
+fn what_somebody_puts_into_the_cache_does_not_stay() {
+    let (mut node, web, client, _server) = pair(&[80], &[53]);
+    node.write("policy.yaml", &web_on("TCP", 80));
+    node.start(&[]);
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (client.v4(), web.v4()) else { panic!("IPv4 addresses") };
+    let element = format!("add element inet podgate cache_accept4 {{ {from} . {to} . 17 . 53 }}");
+    let before = node.metric("podgate_kernel_repairs_total");
+    let (added, said) = node.command("nft", &[&element]);
+    assert!(added, "{said}");
+    node.await_metric("podgate_kernel_repairs_total", before + 1.0);
+    node.expect(&[Probe::closed(client.client(), web.v4(), Udp(53))]);
+}
