@@ -29,6 +29,8 @@ pub struct Features {
     pub release: (u32, u32),
     /// The expression `queue` is there; otherwise the compat expression `target` with NFQUEUE is used.
     pub native_queue: bool,
+    /// The expression `hash` is there; otherwise packets are spread over queues by their addresses alone.
+    pub flow_hash: bool,
 }
 
 /// Finds out what this kernel can do.
@@ -49,6 +51,7 @@ pub(crate) fn probe_with(channel: &mut Channel) -> Result<Features, Error> {
     let place = |what| parts.iter().position(|p| p.what == what);
     let answer = |what| place(what).and_then(|index| said[index].as_ref());
     let native_queue = answer(NATIVE).is_none();
+    let flow_hash = answer(HASH).is_none();
     if let (false, Some(answer)) = (native_queue, answer(COMPAT)) {
         missing.push(Missing {
             what: "nft_queue (and the compat target NFQUEUE)",
@@ -75,11 +78,16 @@ pub(crate) fn probe_with(channel: &mut Channel) -> Result<Features, Error> {
             other => other?,
         }
     }
-    if missing.is_empty() { Ok(Features { release: release(), native_queue }) } else { Err(Error::Missing(missing)) }
+    if missing.is_empty() {
+        Ok(Features { release: release(), native_queue, flow_hash })
+    } else {
+        Err(Error::Missing(missing))
+    }
 }
 
 const NATIVE: &str = "queue";
 const COMPAT: &str = "target NFQUEUE";
+const HASH: &str = "hash";
 const SCRATCH: &str = "podgate-probe";
 
 /// One rehearsed message: what it stands for, and what to do if the kernel refuses it (`None`: decided elsewhere).
@@ -137,6 +145,7 @@ fn statements() -> Vec<(&'static str, Option<&'static str>, Statement)> {
     vec![
         (NATIVE, None, e::queue(&(0..=1), false)),
         (COMPAT, None, e::queue_compat(&(0..=1), false)),
+        (HASH, None, e::flow_hash()),
         (
             "nft_fib",
             Some("load the module nft_fib_inet or use a kernel built with CONFIG_NFT_FIB_INET"),

@@ -35,7 +35,11 @@ fn listing(at: &Namespace) -> String {
     let mut lines = Vec::new();
     for line in at.sh("nft list table inet podgate").lines() {
         // The rule that queues: native or compat, which nft 1.0 prints as nothing, later ones as `xt target`.
-        let in_queue = std::mem::replace(&mut queue, line.trim() == "chain to_queue {");
+        let begins = line
+            .trim()
+            .strip_prefix("chain to_queue")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        let in_queue = std::mem::replace(&mut queue, begins);
         let owner = line.contains("comment \"agent ");
         lines.push(match () {
             () if in_queue => "\t\tQUEUE".to_owned(),
@@ -96,7 +100,7 @@ fn taking_over_keeps_base_chains_and_sets_and_rewrites_rules() {
     });
     let (before, bases) = (at.sh("nft -a list table inet podgate"), base_chains(&at));
     assert_eq!(bases.len(), 5, "{before}");
-    let mut program = at.run(|| install(ProgramSettings { fail_open: true, queues: 7..=7, ..settings() }));
+    let mut program = at.run(|| install(ProgramSettings { fail_open: true, queues: 7..=8, ..settings() }));
     assert_eq!(base_chains(&at), bases);
     assert_eq!((elements(&at, "ranges4"), elements(&at, "open_ingress4")), ("10.1.0.0/24".into(), "10.1.0.2".into()));
     let after = at.sh("nft -a list table inet podgate");

@@ -375,6 +375,23 @@ pub(crate) fn tcp_without_syn() -> Statement {
     statement
 }
 
+/// `symhash mod modulus vmap @map`: the hash of addresses, protocol and ports, the same in both directions.
+pub(crate) fn by_flow(modulus: u32, map: &str) -> Statement {
+    const SYMMETRIC: u32 = 1;
+    let hash = vec![number(2, u32::from(Register::Reg1)), number(4, modulus), number(7, SYMMETRIC)];
+    let attributes = vec![
+        Lookup::Set(map.into()),
+        Lookup::SourceRegister(Register::Reg1),
+        Lookup::DestinationRegister(Register::Verdict),
+    ];
+    vec![other("hash", hash), Expressions::Lookup(attributes).into()]
+}
+
+/// `symhash mod 2`, to see whether it is there.
+pub(crate) fn flow_hash() -> Statement {
+    vec![other("hash", vec![number(2, u32::from(Register::Reg1)), number(4, 2), number(7, 1)])]
+}
+
 /// `queue num first-last [bypass]`, by the native expression.
 pub(crate) fn queue(queues: &RangeInclusive<u16>, bypass: bool) -> Statement {
     vec![other("queue", vec![short(1, *queues.start()), short(2, count(queues)), short(3, u16::from(bypass))])]

@@ -12,6 +12,7 @@ use super::expression::{Family, jump};
 use super::ownership;
 use super::rules::{REGULAR, Rule};
 use super::share;
+use super::spread;
 use super::transaction::Transaction;
 
 /// A chain that the kernel calls. Created once, never deleted but by `cleanup`: deleting any hooked chain drops every
@@ -76,6 +77,7 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
     ownership::add_set(transaction, id + 1);
     cache::add_sets(transaction, id + 2);
     share::add_sets(transaction, id + 8);
+    spread::add_map(transaction, id + 10);
 }
 
 fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {
@@ -110,14 +112,14 @@ pub(crate) fn add_base(transaction: &mut Transaction, base: &Base) {
 
 /// The only rule of a base chain.
 pub(crate) fn base_rule(base: &Base) -> Rule {
-    Rule { chain: base.name, expressions: jump(base.target), comment: None }
+    Rule { chain: base.name.into(), expressions: jump(base.target), comment: None }
 }
 
 /// Appends a rule to its chain.
 pub(crate) fn add_rule(transaction: &mut Transaction, rule: Rule) {
     let mut attributes = vec![
         RuleAttribute::Table(TABLE.into()),
-        RuleAttribute::Chain(rule.chain.into()),
+        RuleAttribute::Chain(rule.chain.to_string()),
         RuleAttribute::Expressions(rule.expressions),
     ];
     if let Some(comment) = rule.comment {

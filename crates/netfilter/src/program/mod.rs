@@ -6,6 +6,7 @@
 //!         ├─ sets        pod ranges, known-open addresses
 //!         ├─ cache       verdicts that the kernel repeats
 //!         ├─ share       what a pod may have of the queue, under overload
+//!         ├─ spread      which queue a packet goes to
 //!         ├─ ownership   whose the table is: of several agents only one may write
 //!         ├─ transaction all or nothing
 //!         └─ standing    what the kernel has: to take over, to recognise
@@ -21,6 +22,7 @@ pub(crate) mod ownership;
 pub(crate) mod rules;
 mod sets;
 pub(crate) mod share;
+mod spread;
 pub(crate) mod standing;
 pub(crate) mod transaction;
 
@@ -59,7 +61,7 @@ const NOTICES: usize = 32 << 20;
 pub struct ProgramSettings {
     /// Our bits of packet marks, connection marks and labels.
     pub marks: Marks,
-    /// The queues that diverted packets are spread over, by the hash of their addresses.
+    /// The queues that diverted packets are spread over, by flow where the kernel has `nft_hash`, else by address.
     pub queues: RangeInclusive<u16>,
     /// Let packets pass that nobody listens for (`bypass`); otherwise they are dropped.
     pub fail_open: bool,
@@ -135,6 +137,7 @@ impl Program {
             queues: settings.queues,
             bypass: settings.fail_open,
             native_queue: features.native_queue,
+            flow_hash: features.flow_hash,
             udp_prerouting: settings.udp_prerouting.unwrap_or(features.release < (6, 12)),
             judge_input: false,
             recheck: false,
@@ -350,6 +353,7 @@ fn take_over(
         layout::add_table(&mut transaction);
         ownership::set(&mut transaction, &owner);
         layout::flush_rules(&mut transaction, None);
+        spread::fill(&mut transaction, plan);
         for rule in rules::rules(plan) {
             layout::add_rule(&mut transaction, rule);
         }

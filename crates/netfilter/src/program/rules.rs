@@ -14,16 +14,18 @@
 //!
 //! F stands for the low three of our packet mark bits, NODE for the top one.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use super::cache::Cached;
 use super::expression::{
     Direction, ESTABLISHED, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address,
     address_in, address_not_in, back, cached as lookup_cache, connection_mark, counter, direction, drop, goto,
-    icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol, queue,
-    queue_compat, set_connection_mark, set_label, set_mark, state, tcp_without_syn,
+    icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
+    set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
 use super::share::{Share, shares};
+use super::spread::{single, spread};
 use crate::marks::{Marks, Way};
 
 /// Everything that the rules depend on.
@@ -33,6 +35,8 @@ pub(crate) struct Plan {
     pub queues: RangeInclusive<u16>,
     pub bypass: bool,
     pub native_queue: bool,
+    /// There is a hash of flows to spread them over the queues by.
+    pub flow_hash: bool,
     pub udp_prerouting: bool,
     pub judge_input: bool,
     /// There are addresses whose connections are not remembered for the moment.
@@ -65,13 +69,13 @@ pub(crate) const REGULAR: [&str; 16] = [
 
 /// A rule and the chain that it is appended to.
 pub(crate) struct Rule {
-    pub chain: &'static str,
+    pub chain: Cow<'static, str>,
     pub expressions: Vec<Expression>,
     pub comment: Option<String>,
 }
 
 fn rule(chain: &'static str, statements: impl IntoIterator<Item = Statement>) -> Rule {
-    Rule { chain, expressions: statements.into_iter().flatten().collect(), comment: None }
+    Rule { chain: chain.into(), expressions: statements.into_iter().flatten().collect(), comment: None }
 }
 
 /// The rules of every regular chain. Those of the base chains are single jumps: see `layout`.
@@ -111,6 +115,7 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
     rules.push(rule("drop_invalid", [counter(), drop()]));
     rules.extend(divert(marks));
     rules.extend(to_queue(plan));
+    rules.extend(single(plan));
     rules.extend(remember(marks));
     if plan.udp_prerouting {
         // What goes to the node itself (IPVS service addresses among it) is not judged here: see `judge`. What is
@@ -128,9 +133,8 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
 
 /// What comes up: all of it, or of each pod no more than its share.
 pub(crate) fn to_queue(plan: &Plan) -> Vec<Rule> {
-    let queue = if plan.native_queue { queue } else { queue_compat };
     let mut rules = plan.share.map_or_else(Vec::new, |share| shares(&share, plan.bypass));
-    rules.push(rule("to_queue", [queue(&plan.queues, plan.bypass)]));
+    rules.push(spread(plan));
     rules
 }
 
@@ -281,7 +285,8 @@ mod tests {
             recheck: true,
             cache: true,
             share: Some(Share { rate: 1, burst: 1 }),
+            flow_hash: true,
         };
-        assert!(rules(&plan).iter().all(|rule| REGULAR.contains(&rule.chain)));
+        assert!(rules(&plan).iter().all(|rule| REGULAR.contains(&&*rule.chain) || rule.chain.starts_with("to_queue")));
     }
 }

@@ -162,7 +162,7 @@ pub(crate) fn shares(share: &Share, bypass: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
     let mut add = |parts: Vec<Statement>| {
         let expressions: Vec<Expression> = parts.into_iter().flatten().collect();
-        rules.push(Rule { chain: "to_queue", expressions, comment: None });
+        rules.push(Rule { chain: "to_queue".into(), expressions, comment: None });
     };
     for family in Family::BOTH {
         let (ranges, shares) = (format!("ranges{}", family.digit()), set(family));

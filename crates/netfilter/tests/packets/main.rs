@@ -11,6 +11,7 @@ mod odd;
 mod receivers;
 mod remembered;
 mod shares;
+mod spread;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
