@@ -99,6 +99,19 @@ setup-bench: setup-demo
 bench-scale: setup-cluster ## 10,000 and 100,000 pods in a real API server: start, memory, processor, time of a change (root)
 	bench/scale/run $(SCALE_ARGS)
 
+# Each target's time in seconds. What is found on the way stays in target/fuzz/found and is begun with the next time.
+.PHONY: fuzz
+fuzz: setup-fuzz ## input that hates us: each fuzz target for ten minutes (tests/fuzz); FUZZ_TARGETS="packet saved"
+	tests/fuzz/run 600 $(FUZZ_TARGETS)
+
+.PHONY: fuzz-short
+fuzz-short: setup-fuzz ## each fuzz target for half a minute
+	tests/fuzz/run 30 $(FUZZ_TARGETS)
+
+.PHONY: setup-fuzz
+setup-fuzz:
+	@tests/setup gcc g++ libc6-dev
+
 .PHONY: deny
 deny: ## licences, bans and sources of all dependencies (installs cargo-deny)
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
