@@ -10,10 +10,12 @@
 //!       no pod has more for five seconds ────────────────▶ no shares
 //! ```
 //!
-//! The aim is the largest share with which nothing is lost in the queues: what pods that ask for less than that ask for,
-//! and for all others the same, up to what the workers can do. Nobody knows that number, as it depends on who asks; so it is found
-//! by halving, which is quick, and by trying more, which is slow: after [`PATIENCE`], and twice as long each time that
-//! this was too much, as it costs the others packets.
+//! The aim is the largest share with which nothing is lost in the queues: who asks for less gets what it asks for, and
+//! all others the same, up to what the workers can do. Nobody knows that number, as it depends on who asks; so it is
+//! found by halving, which is quick, and by trying more, which is slow: after [`PATIENCE`], and twice as long each time
+//! that this was too much, as it costs the others packets.
+//!
+//! An agent that ends leaves a share as it is: without an agent nothing is judged anyway. The next one begins without.
 //!
 //! Losing packets is the test, and not that the workers are busy, as a share takes from a pod what might have been
 //! judged: many clients that each wait for their answers can keep a worker busy for ever and lose nothing. Where packets
@@ -501,6 +503,14 @@ mod tests {
         for n in 0..100 {
             assert_eq!(sharing.is_overloaded(queues(begun, n * 30, 7, n)), None);
         }
+    }
+
+    #[test]
+    fn a_full_queue_that_counts_no_loss_is_overload_too() {
+        let (mut sharing, begun) = (sharing(), Instant::now());
+        let full = |milliseconds| Queues { nearly_full: true, ..queues(begun, milliseconds, 0, milliseconds * 10) };
+        let rates = [0, 50, 100].map(|milliseconds| sharing.is_overloaded(full(milliseconds)));
+        assert_eq!(rates, [None, None, Some(10_000)]);
     }
 
     #[test]

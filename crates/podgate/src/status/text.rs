@@ -188,7 +188,7 @@ fn sources(all: &[Source]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::report::{Counts, Divert, Held, Problem, Queue, Saved, Tiers};
+    use super::super::report::{Counts, Divert, Held, Over, Overload, Problem, Queue, Saved, Tiers};
     use super::*;
 
     fn at(seconds: u64) -> String {
@@ -289,6 +289,11 @@ saved       /var/lib/podgate/w, written 10 s ago
             why: Some("forbidden: give the service account `list`".to_owned()),
             ..source("networkpolicies.networking.k8s.io", SourceState::Failing)
         };
+        let over = |namespace: &str, pod: &str, packets| Over {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            packets,
+        };
         let problem = Problem {
             place: "a.yaml:3".to_owned(),
             object: Some("NetworkPolicy shop/web".to_owned()),
@@ -300,6 +305,11 @@ saved       /var/lib/podgate/w, written 10 s ago
             live: false,
             troubles: vec!["worker 0 is stuck".to_owned()],
             restored_from: Some(at(4_580)),
+            overload: Some(Overload {
+                limit: 9_000,
+                since: at(4_695),
+                pods: Listed { total: 2, first: vec![over("shop", "evil", 81), over("", "", 3)] },
+            }),
             sources: vec![source("pods", SourceState::Live), failing],
             problems: Listed { total: 101, first: vec![problem] },
             ..report()
@@ -308,6 +318,9 @@ saved       /var/lib/podgate/w, written 10 s ago
 not ready: the source has not told all it knows yet
            br_netfilter is off
 in force    generation 12, in force for 1 min
+overload    for 5 s: each pod may have 9000 packets a second judged
+            shop/evil had 81 packets more
+            no known pod had 3 packets more
 not live    worker 0 is stuck
 restored    the world in force is from disk, saved 2 min ago: the source has not told all
 failing     networkpolicies.networking.k8s.io not followed for 1 min 40 s: forbidden: give the service account `list`

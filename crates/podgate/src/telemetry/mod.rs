@@ -25,12 +25,13 @@
 //! | `podgate_default_deny_total` | at most R, and 1 more |
 //! | `podgate_queue_depth`, `podgate_queue_dropped_total` | 1 and 2 per queue |
 //! | `podgate_source_up`, `podgate_source_failing_seconds` | 1 per resource of the source: at most 8 |
-//! | `podgate_overload_dropped_packets_total` | 1 per pod that had more than its share of an overloaded queue: at most 1,001 |
+//! | `podgate_overload_dropped_packets_total` | 1 per pod that had more than its share of the queue: at most 1,001 |
 //! | everything else | about 100 |
 //!
-//! No label holds an address or a port, and only `podgate_overload_dropped_packets_total` names pods. A rule past the limit counts in `rule="other"`, the gauge
-//! `podgate_rule_series_overflow` says how many do, and the limit is a setting. Labels of a rule come from names of
-//! policies, so whoever may create policies makes series: up to the limit, and no further.
+//! No label holds an address or a port, and only `podgate_overload_dropped_packets_total` names pods. A rule past the
+//! limit counts in `rule="other"`, the gauge `podgate_rule_series_overflow` says how many do, and the limit is a setting.
+//! Labels of a rule come from names of policies, so whoever may create policies makes series: up to the limit, and no
+//! further.
 //!
 //! Not here: what is counted on the packet path (`podgate_engine::counters`), and what the words mean to a policy.
 
