@@ -6,6 +6,7 @@
 mod addresses;
 mod bridged;
 mod cached;
+mod doors;
 mod established;
 mod handover;
 mod hold;
