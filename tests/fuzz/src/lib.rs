@@ -9,7 +9,7 @@
 //!   saved      snapshot and journal ─▶ world ─▶ compacted, read again
 //! ```
 //!
-//! `kit`, `generate`, `flows`, `text` and `check` are those of the property tests (crates/policy/tests): what draws
+//! `kit`, `generate`, `flows` and `check` are those of the property tests (crates/policy/tests): what draws
 //! there from a seed draws here from the fuzzer's bytes. Not here: how the targets are built and run (`../run`).
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
@@ -31,11 +31,16 @@ mod generate;
 #[macro_use]
 #[path = "../../../crates/policy/tests/common/mod.rs"]
 mod kit;
-#[path = "../../../crates/policy/tests/properties/text.rs"]
-mod text;
 
 /// What the property tests' files know as `common`: the kit, with another source of draws.
 mod common {
     pub use crate::draws as rng;
     pub use crate::kit::*;
+}
+
+/// Cluster policies go by way of their manifests in the property tests; that is `manifest`'s here.
+mod text {
+    pub fn through_manifest(spec: podgate_api::PolicySpec) -> podgate_api::PolicySpec {
+        spec
+    }
 }
