@@ -1,5 +1,5 @@
-//! Entry points for the fuzz targets (`tests/fuzz`): what an API server answers, from the bytes of a list or a watch to
-//! events. Only with the feature `fuzzing`.
+//! What an API server answers, from the bytes of a list or a watch to events, without connection and time: for the fuzz
+//! targets (`tests/fuzz`, feature `fuzzing`), and for tests of hostile answers.
 
 use std::time::Instant;
 

@@ -17,7 +17,7 @@ mod backoff;
 mod board;
 mod connect;
 mod discovery;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod installs;

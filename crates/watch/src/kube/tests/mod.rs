@@ -14,6 +14,7 @@ use super::{Access, Error, Settings, Timing, follow};
 use crate::{Event, FreshState, Problem};
 use server::*;
 
+mod hostile;
 mod installs;
 mod lists;
 mod server;
