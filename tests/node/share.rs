@@ -92,7 +92,9 @@ fn dose() -> (Duration, u32, u64) {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u32>().ok());
     let seconds = number("PODGATE_FLOOD_SECONDS").unwrap_or(2);
     let (rate, threads) = (number("PODGATE_FLOOD_RATE"), number("PODGATE_FLOOD_THREADS"));
-    (Duration::from_secs(seconds.into()), rate.unwrap_or(100), threads.unwrap_or(2).into())
+    // More than one worker can answer, however many cores there are.
+    let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get() as u32);
+    (Duration::from_secs(seconds.into()), rate.unwrap_or(100), threads.unwrap_or((cores / 2).clamp(2, 8)).into())
 }
 
 /// shop/web opens one port by TCP and UDP.
