@@ -218,6 +218,11 @@ func (n *node) bundle(t *testing.T, pod core.PodSpec, one core.Container, more m
 	if pod.SecurityContext.SeccompProfile.Type == core.SeccompProfileTypeRuntimeDefault {
 		spec.Linux.Seccomp = seccomp.DefaultProfile(spec)
 	}
+	if local := pod.SecurityContext.SeccompProfile.LocalhostProfile; local != nil {
+		if err := json.Unmarshal(read(t, "seccomp/"+*local), &spec.Linux.Seccomp); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, mount := range one.VolumeMounts {
 		volume := pod.Volumes[slices.IndexFunc(pod.Volumes, func(v core.Volume) bool { return v.Name == mount.Name })]
 		to := specs.Mount{Destination: mount.MountPath, Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "nodev", "mode=777"}}

@@ -38,6 +38,7 @@ var overlays = map[string]string{
 	"debug":          "log: {level: debug, format: json}",
 	"gke":            "resourceQuota: true",
 	"selinux":        "seLinuxOptions: {type: spc_t}",
+	"seccomp":        "seccompProfile: podgate.json",
 }
 
 func read(t *testing.T, path string) []byte {
