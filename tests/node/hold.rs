@@ -151,7 +151,7 @@ fn a_scan_of_addresses_that_nobody_has_leaves_room_for_others() {
     node.await_metric("podgate_hold_denied_packets_total{reason=\"source\"}", f64::from(sent) - 32.0);
     assert_eq!(node.metric(HELD), 32.0);
     assert_eq!([denied(&node, "full"), denied(&node, "destination"), denied(&node, "expired")], [0.0; 3]);
-    assert_eq!(node.metric("podgate_queue_depth{queue=\"10096\"}"), 32.0);
+    assert_eq!(node.metric("podgate_hold_waiting_packets"), 32.0);
     assert_eq!(node.metric("podgate_queue_depth{queue=\"9840\"}"), 0.0);
     // A new pod beside it loses nothing; what is known is not disturbed.
     let new = node.host.pod(PodOptions::new("shop/new").label("friend", "yes")).expect("a pod");

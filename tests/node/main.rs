@@ -17,6 +17,7 @@ mod load;
 mod observed;
 mod own_node;
 mod packets;
+mod reject;
 mod share;
 mod status;
 mod walkthrough;

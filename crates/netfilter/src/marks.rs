@@ -115,8 +115,9 @@ impl Marks {
         FIELD << self.shift()
     }
 
-    /// The bit that marks what the node itself sends.
-    pub(crate) fn node(&self) -> u32 {
+    /// The bit that marks what the node itself sends: it is neither judged nor remembered. As a socket's mark
+    /// (`SO_MARK`) it says so of packets whose source is no address of the node's.
+    pub fn node(&self) -> u32 {
         NODE << self.shift()
     }
 

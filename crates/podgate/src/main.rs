@@ -23,6 +23,7 @@ mod file_args;
 mod loaded;
 mod parties;
 mod question;
+mod reject;
 mod run;
 mod status;
 mod telemetry;

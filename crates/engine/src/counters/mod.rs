@@ -66,11 +66,25 @@ pub enum Counter {
     HoldDestination,
     /// Past a bound of the hold table or at its deadline, and let through, as a setting says.
     HoldAllowed,
+    /// Resets sent because a TCP segment was denied.
+    RejectReset,
+    /// ICMP errors sent because a packet was denied.
+    RejectIcmp,
+    /// ICMPv6 errors sent because a packet was denied.
+    RejectIcmpv6,
+    /// Denied packets not answered because of the rate of all answers.
+    RejectRate,
+    /// Denied packets not answered because of the rate of answers to one address.
+    RejectSource,
+    /// Denied packets not answered because nothing may answer such a packet.
+    RejectNever,
+    /// Answers that could not be sent.
+    RejectFailed,
 }
 
 impl Counter {
     /// Every counter.
-    pub const ALL: [Counter; 18] = [
+    pub const ALL: [Counter; 25] = [
         Counter::Packets,
         Counter::Accepted,
         Counter::Dropped,
@@ -89,6 +103,13 @@ impl Counter {
         Counter::HoldSource,
         Counter::HoldDestination,
         Counter::HoldAllowed,
+        Counter::RejectReset,
+        Counter::RejectIcmp,
+        Counter::RejectIcmpv6,
+        Counter::RejectRate,
+        Counter::RejectSource,
+        Counter::RejectNever,
+        Counter::RejectFailed,
     ];
 }
 

@@ -19,6 +19,7 @@ mod listen;
 mod news;
 mod owner;
 mod plane;
+mod rejecting;
 mod revoke;
 mod serve;
 mod settings;
@@ -45,6 +46,7 @@ use self::settings::OnExit;
 pub(crate) use self::settings::RunArgs;
 use self::share::Sharing;
 use crate::cache::{Cache, Limits};
+use crate::reject;
 use crate::status::{self, Gather};
 use crate::telemetry;
 
@@ -53,6 +55,10 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     telemetry::logging::init(&args.log, args.log_format)?;
     let settings = args.program()?;
     descriptors::raise();
+    if args.reject.rejects() {
+        // Not needed yet, but if they are not permitted, that is to be known before anything is changed.
+        drop(reject::sockets(&settings.marks)?);
+    }
     // One clear line for each thing that is missing, before anything is changed.
     let features = podgate_netfilter::probe()?;
     let (major, minor) = features.release;
@@ -77,9 +83,9 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     inputs::signals(sender.clone())?;
     inputs::routes(sender.clone())?;
     let queues = settings.queues.clone();
-    // One for each worker, and one for the keeper.
+    // One for each worker, and one for the keeper; the rejecter judges nothing.
     let readers = queues.len() + 1;
-    let counters = Arc::new(Counters::new(readers));
+    let counters = Arc::new(Counters::new(readers + 1));
     let publication = Publication::new(Arc::new(Snapshot::empty()), readers);
     let guarded = || {
         let mut index = Index::new(args.source.locality());

@@ -48,7 +48,8 @@ impl<'a> Plane<'a> {
             publication,
             counters.clone(),
             Arc::clone(&control.cache),
-            queues.clone().chain([hold]).collect(),
+            queues.clone(),
+            hold,
             rules,
         ));
         control.state.facts().queues = Some(queues.clone());

@@ -12,8 +12,9 @@ use super::control::{Control, lock};
 use super::inputs::Input;
 use super::settings::{Receiver, RunArgs};
 use crate::cache::Offers;
+use crate::reject::{self, Rejects};
 use crate::telemetry::events::{self, Deny, Events, Limit};
-use crate::worker::{Gate, RECORDS, Record, Records, Shared, Workers, end_process};
+use crate::worker::{Gate, RECORDS, Record, Records, Rejecting, Shared, Workers, end_process};
 
 /// From one range of queues to the next that is tried: as many as there can be workers, so that ranges of agents with
 /// the same base never overlap.
@@ -22,25 +23,37 @@ const STRIDE: u16 = 64;
 const SLOTS: u16 = 4;
 /// From a base to the queue in which the agent with the first range holds packets: past all ranges.
 const HOLD: u16 = SLOTS * STRIDE;
+/// Likewise for denied packets that are answered.
+const REJECT: u16 = HOLD + SLOTS;
 
 /// What an agent has bound.
 struct Bound {
     queues: Vec<Box<dyn Queue>>,
     /// The queue in which packets of unknown addresses are held, and its number.
     hold: (Box<dyn Queue>, u16),
+    /// The queue of denied packets that are answered, with `--on-deny reject`.
+    reject: Option<(Box<dyn Queue>, u16)>,
 }
 
 /// Binds the queues and starts a worker for each. The first snapshot must be published: an earlier agent's rules may
 /// be there, and send packets at once. `settings` are told which queues it became: another agent may have the first. The
 /// number is that of the hold queue.
 pub(super) fn start(args: &RunArgs, settings: &mut ProgramSettings, control: &mut Control) -> Result<(Events, u16)> {
-    let Bound { queues, hold: (hold, number) } = bind_range(args, settings)?;
+    let Bound { queues, hold: (hold, number), reject } = bind_range(args, settings)?;
     let records = Arc::new(Records::new(RECORDS));
-    let offers = Offers::new(if args.cache > 0 { queues.len() } else { 0 }, true);
+    let offers = Offers::new(if args.cache > 0 { queues.len() } else { 0 }, !args.reject.rejects());
+    let rejects = reject.as_ref().map(|(_, queue)| Rejects { queue: *queue, gate: Gate::new() });
+    let rejecting = match reject {
+        Some((queue, _)) => {
+            Some(Rejecting { queue, out: reject::sockets(&settings.marks)?, rates: args.reject.rates() })
+        }
+        None => None,
+    };
     let shared = Shared {
         marks: settings.marks,
         hold: args.hold.settings(number),
         hold_gate: Gate::new(),
+        rejects,
         counters: Arc::clone(&control.counters),
         records: Arc::clone(&records),
         offers: Arc::clone(&offers),
@@ -49,8 +62,8 @@ pub(super) fn start(args: &RunArgs, settings: &mut ProgramSettings, control: &mu
         crowd: control.sharing.crowd(),
     };
     let reader = |worker| control.publication.reader(worker);
-    let workers =
-        Workers::start(queues, hold, reader, Arc::new(shared), end_process).context("starting the workers")?;
+    let workers = Workers::start(queues, hold, rejecting, reader, Arc::new(shared), end_process)
+        .context("starting the workers")?;
     control.workers = Some(workers);
     if args.cache > 0 {
         let cache = Arc::clone(&control.cache);
@@ -74,11 +87,17 @@ fn bind_range(args: &RunArgs, settings: &mut ProgramSettings) -> Result<Bound> {
     for slot in 0..SLOTS {
         let shifted = |number: u16| number.checked_add(slot * STRIDE);
         let (Some(first), Some(last)) = (shifted(*wanted.start()), shifted(*wanted.end())) else { break };
-        let Some(hold) = wanted.start().checked_add(HOLD + slot) else { break };
+        let above = |number| wanted.start().checked_add(number + slot);
+        let (Some(hold), Some(reject)) = (above(HOLD), above(REJECT)) else { break };
         let all = || -> Result<Bound, QueueError> {
-            let queues =
-                (first..=last).map(|number| bind(args, number, args.queue_length)).collect::<Result<_, _>>()?;
-            Ok(Bound { queues, hold: (bind(args, hold, args.hold.queue_length())?, hold) })
+            let settings = |number| QueueSettings { length: args.queue_length, ..QueueSettings::new(number) };
+            let queues = (first..=last).map(|number| bind(args, settings(number))).collect::<Result<_, _>>()?;
+            let length = args.hold.queue_length();
+            let hold = (bind(args, QueueSettings { length, ..QueueSettings::new(hold) })?, hold);
+            let wanted = args.reject.rejects().then(|| reject::queue(reject));
+            let reject =
+                wanted.map(|settings| bind_closed(args, &settings).map(|queue| (queue, reject))).transpose()?;
+            Ok(Bound { queues, hold, reject })
         };
         match all() {
             Ok(bound) => {
@@ -93,16 +112,21 @@ fn bind_range(args: &RunArgs, settings: &mut ProgramSettings) -> Result<Bound> {
         }
     }
     let all = format!("all {SLOTS} ranges of queues from --queue-base on are in use");
-    let none =
-        || anyhow!("--queue-base {} leaves no room for queues up to {HOLD} above it: take a lower one", wanted.start());
+    let none = || {
+        anyhow!("--queue-base {} leaves no room for queues up to {REJECT} above it: take a lower one", wanted.start())
+    };
     Err(taken.map_or_else(none, Into::into)).context(all)
 }
 
-fn bind(args: &RunArgs, number: u16, length: u32) -> Result<Box<dyn Queue>, QueueError> {
-    let settings = QueueSettings { length, fail_open: args.fail_open, ..QueueSettings::new(number) };
+fn bind(args: &RunArgs, settings: QueueSettings) -> Result<Box<dyn Queue>, QueueError> {
+    bind_closed(args, &QueueSettings { fail_open: args.fail_open, ..settings })
+}
+
+/// Binds a queue that drops when it is full, whatever the setting: what waits in it is denied already.
+fn bind_closed(args: &RunArgs, settings: &QueueSettings) -> Result<Box<dyn Queue>, QueueError> {
     Ok(match args.receiver {
-        Receiver::Mmsg => Box::new(MmsgQueue::bind(&settings)?),
-        Receiver::Nfq => Box::new(NfqQueue::bind(&settings)?),
+        Receiver::Mmsg => Box::new(MmsgQueue::bind(settings)?),
+        Receiver::Nfq => Box::new(NfqQueue::bind(settings)?),
     })
 }
 

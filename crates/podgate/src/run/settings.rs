@@ -12,6 +12,7 @@ use podgate_netfilter::{Marks, ProgramSettings};
 use super::boot::BootMode;
 use super::holding::HoldArgs;
 use super::listen::ListenArgs;
+use super::rejecting::RejectArgs;
 use super::share::ShareMode;
 use super::source::SourceArgs;
 use crate::telemetry::DEFAULT_RULE_SERIES;
@@ -45,7 +46,8 @@ pub(crate) struct RunArgs {
     pub(crate) queues: Option<u16>,
 
     /// Number of the first queue. The default is far from the 0 that most other software takes. Packets of unknown
-    /// addresses wait in a queue whose number is 256 above it; while another agent runs, both are others still.
+    /// addresses wait in the queue 256 above it, denied ones that are answered in the one 260 above it; while another agent
+    /// runs, all of them are others still.
     #[arg(long, env = "PODGATE_QUEUE_BASE", value_name = "NUMBER", default_value_t = 9840)]
     pub(crate) queue_base: u16,
 
@@ -91,6 +93,9 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     pub(crate) hold: HoldArgs,
+
+    #[command(flatten)]
+    pub(crate) reject: RejectArgs,
 
     /// Four adjacent packet mark bits that nothing else on the node uses (kube-proxy has 0x4000 and 0x8000, Calico
     /// the upper 16 by default).

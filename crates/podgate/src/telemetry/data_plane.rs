@@ -25,17 +25,27 @@ const UNMATCHED: Name = (
      itself, or an address of the pod ranges that no pod is known to have (unknown: denied).",
 );
 const ERRORS: Name = ("podgate_parse_errors_total", "Packets whose header could not be read; they were dropped.");
-const DURATION: Name =
-    ("podgate_verdict_duration_seconds", "Time from when a packet was read until its verdict was with the kernel.");
+const DURATION: Name = (
+    "podgate_verdict_duration_seconds",
+    "Time from when a packet was read until its verdict was with the kernel; not of held ones.",
+);
 const HOLD_DENIED: Name = (
     "podgate_hold_denied_packets_total",
     "Packets of unknown addresses that were denied: still unknown at the deadline (expired), the table was full (full), or \
      their source (source) or unknown destination (destination) had its share of it.",
 );
-const DEPTH: Name = (
-    "podgate_queue_depth",
-    "Packets that wait in the queue now; in the one whose number is 256 or more above the first, those that are held.",
+const REJECTS: Name = (
+    "podgate_rejects_sent_total",
+    "Resets and errors sent to who was denied (--on-deny reject); of a connection that was cut, one to each end.",
 );
+const UNREJECTED: Name = (
+    "podgate_rejects_suppressed_total",
+    "Answers to denied packets that were not sent: the rate of all (rate) or of one address (source) is used up, nothing may \
+     answer such a packet (unanswerable), or it could not be sent (failed).",
+);
+const WAITING: Name =
+    ("podgate_hold_waiting_packets", "Packets of unknown addresses that are held now, and those on their way there.");
+const DEPTH: Name = ("podgate_queue_depth", "Packets that wait in the queue now.");
 const DROPPED: Name = (
     "podgate_queue_dropped_total",
     "Packets that the kernel could not queue: the queue was full (full), or the socket's buffer (socket).",
@@ -108,7 +118,8 @@ pub(crate) struct DataPlane {
     counters: Arc<Counters>,
     cache: Arc<Cache>,
     queues: ReadQueues,
-    own_queues: Vec<u16>,
+    own_queues: std::ops::RangeInclusive<u16>,
+    hold: u16,
     rules: RuleSeries,
     descriptions: Vec<Desc>,
 }
@@ -121,16 +132,27 @@ impl DataPlane {
         publication: Arc<Publication>,
         counters: Arc<Counters>,
         cache: Arc<Cache>,
-        own_queues: Vec<u16>,
+        own_queues: std::ops::RangeInclusive<u16>,
+        hold: u16,
         rule_series: usize,
     ) -> Self {
-        let mut names = vec![PACKETS, UNMATCHED, ERRORS, DURATION, HOLD_DENIED, DEPTH, DROPPED];
+        let mut names =
+            vec![PACKETS, UNMATCHED, ERRORS, DURATION, HOLD_DENIED, REJECTS, UNREJECTED, WAITING, DEPTH, DROPPED];
         names.extend(SINGLE.map(|(_, name)| name));
         names.extend(rules::NAMES);
         names.extend(cache::NAMES);
         let queues = podgate_netfilter::queue::queue_stats;
         let descriptions = describe(&names);
-        Self { publication, counters, cache, queues, own_queues, rules: RuleSeries::new(rule_series), descriptions }
+        Self {
+            publication,
+            counters,
+            cache,
+            queues,
+            own_queues,
+            hold,
+            rules: RuleSeries::new(rule_series),
+            descriptions,
+        }
     }
 
     fn packets(&self) -> MetricFamily {
@@ -169,34 +191,55 @@ impl DataPlane {
     }
 
     fn hold_denied(&self) -> MetricFamily {
-        let mut family = Family::new(HOLD_DENIED, MetricType::COUNTER);
-        for (reason, counter) in [
+        let reasons = [
             ("expired", Counter::HoldExpired),
             ("full", Counter::HoldFull),
             ("source", Counter::HoldSource),
             ("destination", Counter::HoldDestination),
-        ] {
-            family.push(&[("reason", reason)], self.counters.get(counter) as f64);
+        ];
+        self.by_label(HOLD_DENIED, "reason", &reasons)
+    }
+
+    fn rejects(&self) -> [MetricFamily; 2] {
+        let kinds =
+            [("tcp_reset", Counter::RejectReset), ("icmp", Counter::RejectIcmp), ("icmpv6", Counter::RejectIcmpv6)];
+        let reasons = [
+            ("rate", Counter::RejectRate),
+            ("source", Counter::RejectSource),
+            ("unanswerable", Counter::RejectNever),
+            ("failed", Counter::RejectFailed),
+        ];
+        [self.by_label(REJECTS, "kind", &kinds), self.by_label(UNREJECTED, "reason", &reasons)]
+    }
+
+    fn by_label(&self, name: Name, label: &str, counters: &[(&str, Counter)]) -> MetricFamily {
+        let mut family = Family::new(name, MetricType::COUNTER);
+        for (value, counter) in counters {
+            family.push(&[(label, value)], self.counters.get(*counter) as f64);
         }
         family.finish()
     }
 
     /// Nothing for queues that are not ours, and nothing at all where they cannot be read: no figure is better than a
     /// wrong one.
-    fn queues(&self) -> [MetricFamily; 2] {
+    fn queues(&self) -> [MetricFamily; 3] {
+        let mut waiting = Family::new(WAITING, MetricType::GAUGE);
         let mut depth = Family::new(DEPTH, MetricType::GAUGE);
         let mut dropped = Family::new(DROPPED, MetricType::COUNTER);
         let all = (self.queues)().unwrap_or_else(|error| {
             tracing::warn!(%error, "the queues' statistics cannot be read");
             Vec::new()
         });
-        for stats in all.iter().filter(|s| self.own_queues.contains(&s.number)) {
+        for stats in all.iter().filter(|s| s.number == self.hold || self.own_queues.contains(&s.number)) {
             let queue = stats.number.to_string();
-            depth.push(&[("queue", &queue)], stats.depth as f64);
+            match stats.number == self.hold {
+                true => waiting.push(&[], stats.depth as f64),
+                false => depth.push(&[("queue", &queue)], stats.depth as f64),
+            }
             dropped.push(&[("queue", &queue), ("reason", "full")], stats.queue_dropped as f64);
             dropped.push(&[("queue", &queue), ("reason", "socket")], stats.user_dropped as f64);
         }
-        [depth.finish(), dropped.finish()]
+        [waiting.finish(), depth.finish(), dropped.finish()]
     }
 }
 
@@ -214,6 +257,7 @@ impl Collector for DataPlane {
             family.push(&[], self.counters.get(counter) as f64);
             families.push(family.finish());
         }
+        families.extend(self.rejects());
         families.extend(self.queues());
         families.extend(cache::families(&self.cache.facts()));
         let snapshot = self.publication.current();

@@ -51,7 +51,8 @@ fn agent(rule_series: usize) -> (Arc<State>, Arc<Publication>, Arc<Counters>) {
         publication.clone(),
         counters.clone(),
         Cache::new(Limits::of(0), counters.clone()),
-        vec![9840, 9841],
+        9840..=9841,
+        10096,
         rule_series,
     ));
     state.readiness.synced();

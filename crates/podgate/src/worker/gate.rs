@@ -1,6 +1,6 @@
 //! [`Gate`]: tells the workers of whom nothing more is taken for the moment, without a lock and in fixed memory.
 //!
-//! What is bounded is bounded by the thread that does it (the keeper's table, the bailiff's buckets). Here it says so to
+//! What is bounded is bounded by the thread that does it (the keeper's table, the rejecter's rates). Here it says so to
 //! those who would pass more on to it, so that a flood costs one verdict a packet and not two.
 
 use std::hash::{BuildHasher, RandomState};
@@ -16,7 +16,7 @@ const TIME: u64 = (1 << 40) - 1;
 
 /// Which end of a flow an address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum End {
+pub(crate) enum End {
     Source,
     Destination,
 }
@@ -39,29 +39,29 @@ impl Gate {
 
     /// Whether it is closed to everybody.
     #[inline]
-    pub(super) fn is_closed(&self, now: Instant) -> bool {
+    pub(crate) fn is_closed(&self, now: Instant) -> bool {
         self.time(now) < self.all.load(Ordering::Relaxed)
     }
 
     /// Whether it is closed to this address. By chance it may be (2⁻³⁴ for each that is told) because of another one.
     #[inline]
-    pub(super) fn is_closed_to(&self, end: End, address: Addr, now: Instant) -> bool {
+    pub(crate) fn is_closed_to(&self, end: End, address: Addr, now: Instant) -> bool {
         let (place, mark) = self.place(end, address);
         let told = place.load(Ordering::Relaxed);
         told & !TIME == mark && self.time(now) < told & TIME
     }
 
-    pub(super) fn close(&self, until: Instant) {
+    pub(crate) fn close(&self, until: Instant) {
         self.all.store(self.time(until), Ordering::Relaxed);
     }
 
-    pub(super) fn close_to(&self, end: End, address: Addr, until: Instant) {
+    pub(crate) fn close_to(&self, end: End, address: Addr, until: Instant) {
         let (place, mark) = self.place(end, address);
         place.store(mark | self.time(until), Ordering::Relaxed);
     }
 
     /// Opens it to all whom it was closed to.
-    pub(super) fn open(&self) {
+    pub(crate) fn open(&self) {
         self.all.store(0, Ordering::Relaxed);
         self.places.iter().for_each(|place| place.store(0, Ordering::Relaxed));
     }

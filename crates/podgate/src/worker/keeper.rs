@@ -76,10 +76,10 @@ impl<R: Rules> Keeper<R> {
 
     fn batch(&mut self) -> io::Result<()> {
         let Self { queue, rules, desk, table, .. } = self;
-        let start = Instant::now();
+        let now = Instant::now();
         let loose = desk.is_loose();
-        rules.batch(|judge| queue.answer(&mut |packet| table.fate(desk, judge, packet, loose, start)))?;
-        self.desk.settle(start.elapsed().as_nanos() as u64);
+        rules.batch(|judge| queue.answer(&mut |packet| table.fate(desk, judge, packet, loose, now)))?;
+        self.desk.settle_counts();
         Ok(())
     }
 
@@ -104,7 +104,6 @@ impl<R: Rules> Keeper<R> {
                 }
                 let fate = desk.effect(answer, held.mark, held.length, judge.generation());
                 failed = queue.answer_held(held.id, fate).err().or(failed.take());
-                desk.answered_since(held.since);
                 false
             });
             if table.holds.len() < before {
@@ -166,9 +165,7 @@ impl<R: Rules> Keeper<R> {
 fn give_up<J: Judge>(queue: &mut dyn Queue, desk: &mut Desk, judge: &J, held: &Held) -> io::Result<()> {
     let answer = held.question.ask(judge);
     let fate = desk.past(Bound::Time, answer, held.mark, held.length, judge.generation());
-    queue.answer_held(held.id, fate)?;
-    desk.answered_since(held.since);
-    Ok(())
+    queue.answer_held(held.id, fate)
 }
 
 impl Table {

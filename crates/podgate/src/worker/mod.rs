@@ -7,6 +7,7 @@
 //!                                     Queue::answer: accept (remembered or not), drop, pass on to the hold queue
 //!   Keeper ◀── the hold queue: asked about again at each publication (Waker), denied at the deadline ◀── Workers
 //!     └── Gate: of whom it takes nothing more for the moment ──▶ workers
+//!   Rejecter (crate::reject) ◀── the reject queue, with --on-deny reject: denied packets ◀── Workers, Keeper
 //! ```
 //!
 //! Nothing on a worker's path allocates, locks or logs. A worker that fails ends the process: its queue then drops (or,
@@ -30,12 +31,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use crate::cache::Offers;
+use crate::reject::{Out, Rates, Rejecter, Rejects};
 use podgate_engine::{Counters, Reader, Snapshot};
 use podgate_netfilter::Marks;
 use podgate_netfilter::queue::{Queue, Waker};
 
 pub(crate) use crowd::Crowd;
-pub(crate) use gate::Gate;
+pub(crate) use gate::{End, Gate};
 pub(crate) use hold::{HoldSettings, OnUnknown};
 use keeper::Keeper;
 pub(crate) use question::Judge;
@@ -68,7 +70,9 @@ pub(crate) struct Shared {
     pub(crate) hold: HoldSettings,
     /// Of whom nothing more is held for the moment.
     pub(crate) hold_gate: Gate,
-    /// One counter set per worker, and one for the keeper.
+    /// With `--on-deny reject`.
+    pub(crate) rejects: Option<Rejects>,
+    /// One counter set per worker, one for the keeper, and one for the rejecter.
     pub(crate) counters: Arc<Counters>,
     /// Denies go here.
     pub(crate) records: Arc<Records>,
@@ -92,6 +96,18 @@ pub(crate) struct Workers {
     workers: Crew,
     /// Ends after them: until then they may pass packets on to it.
     keeper: Crew,
+    /// Ends last, likewise. Empty without `--on-deny reject`.
+    rejecter: Crew,
+}
+
+/// What the rejecter works with.
+pub(crate) struct Rejecting {
+    /// The queue that [`Shared::rejects`] names.
+    pub(crate) queue: Box<dyn Queue>,
+    /// What answers leave by.
+    pub(crate) out: Box<dyn Out>,
+    /// How often.
+    pub(crate) rates: Rates,
 }
 
 /// Threads that end together.
@@ -103,20 +119,31 @@ struct Crew {
 
 impl Workers {
     /// Starts a thread for each queue; worker `i` has `queues[i]`, the counters of that index, and `rules(i)`. The keeper
-    /// has the queue `hold` and the index after theirs. The queues' sockets belong to the namespace in which they were
+    /// has the queue `hold` and the index after theirs, the rejecter the one after that. The queues' sockets belong to the namespace in which they were
     /// bound; the threads to the caller's.
     pub(crate) fn start<R: Rules>(
         queues: Vec<Box<dyn Queue>>,
         hold: Box<dyn Queue>,
+        rejecting: Option<Rejecting>,
         mut rules: impl FnMut(usize) -> R,
         shared: Arc<Shared>,
         failed: Failed,
     ) -> io::Result<Self> {
-        let mut all = Self { shared: shared.clone(), workers: Crew::default(), keeper: Crew::default() };
+        let mut all = Self {
+            shared: shared.clone(),
+            workers: Crew::default(),
+            keeper: Crew::default(),
+            rejecter: Crew::default(),
+        };
         let index = queues.len();
         let waker = hold.waker();
         let mut keeper = Keeper::new(index, hold, rules(index), shared.clone(), all.keeper.stop.clone());
         all.keeper.start("keeper".to_owned(), waker, index, failed, move || keeper.run())?;
+        if let Some(Rejecting { queue, out, rates }) = rejecting {
+            let (index, waker) = (index + 1, queue.waker());
+            let mut rejecter = Rejecter::new(index, (queue, out), rates, shared.clone(), all.rejecter.stop.clone());
+            all.rejecter.start("rejecter".to_owned(), waker, index, failed, move || rejecter.run())?;
+        }
         for (index, queue) in queues.into_iter().enumerate() {
             let waker = queue.waker();
             let mut worker = Worker::new(index, queue, rules(index), shared.clone(), all.workers.stop.clone());
@@ -145,6 +172,7 @@ impl Workers {
     fn join(&mut self) {
         self.workers.join();
         self.keeper.join();
+        self.rejecter.join();
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Cause, Counter, Direction, Generation, Judgement, Port, Verdict, WorkerCounters};
+use podgate_engine::{Cause, Counter, Direction, Flow, Generation, Judgement, Port, Verdict, WorkerCounters};
 use podgate_netfilter::Way;
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received};
 
@@ -16,6 +16,7 @@ use super::question::{Answer, Judge, Question};
 use super::record::{self, Record};
 use super::{Rules, Shared};
 use crate::cache::WorkerOffers;
+use crate::reject::Rejects;
 
 /// Batches that are still answered after a stop. With 64 packets each, a whole queue of the default length.
 pub(super) const LAST_BATCHES: usize = 64;
@@ -242,9 +243,30 @@ impl Desk {
                 self.count(&judgement);
                 let record = Record { flow, judgement, generation, length };
                 record::put(&self.shared.records, self.counters(), record);
-                Fate::Drop
+                match &self.shared.rejects {
+                    None => Fate::Drop,
+                    Some(rejects) => self.refuse(rejects, &flow, mark),
+                }
             }
         }
+    }
+
+    /// A denied packet goes to the rejecter, as long as that one still answers such.
+    fn refuse(&self, rejects: &Rejects, flow: &Flow, mark: u32) -> Fate {
+        // The flow was turned round where the packet was an answer.
+        let sender = match self.shared.marks.way(mark) {
+            Some(Way::Reply) => flow.destination,
+            _ => flow.source,
+        };
+        let now = Instant::now();
+        if rejects.gate.is_closed(now) {
+            self.counters().count(Counter::RejectRate);
+        } else if rejects.gate.is_closed_to(End::Source, sender, now) {
+            self.counters().count(Counter::RejectSource);
+        } else {
+            return Fate::Queue { number: rejects.queue };
+        }
+        Fate::Drop
     }
 
     #[inline]
@@ -260,11 +282,6 @@ impl Desk {
         if malformed > before {
             self.counters().add(Counter::Malformed, malformed - before);
         }
-    }
-
-    /// A held packet has its verdict.
-    pub(super) fn answered_since(&self, since: Instant) {
-        self.counters().answered_after(since.elapsed().as_nanos() as u64, 1);
     }
 
     /// Adds a batch to the counters: its packets were read together and answered together, `took` nanoseconds later.

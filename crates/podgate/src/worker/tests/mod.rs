@@ -3,5 +3,6 @@
 mod cost;
 mod holding;
 mod judging;
+mod rejecting;
 mod rig;
 mod threads;

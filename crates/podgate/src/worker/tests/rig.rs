@@ -1,6 +1,7 @@
 //! A queue that follows a script, and a judge that knows a handful of addresses.
 
 use crate::cache::Offers;
+use crate::reject::Rejects;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -197,13 +198,19 @@ pub(super) fn packet(id: u32, queued: &Queued) -> Packet<'_> {
 
 /// What a worker shares in tests: strict unless told otherwise.
 pub(super) fn shared(hold: HoldSettings, loose: bool) -> Arc<Shared> {
-    let counters = Counters::new(3);
+    shared_with(hold, loose, None)
+}
+
+/// The same, where denied packets are answered.
+pub(super) fn shared_with(hold: HoldSettings, loose: bool, rejects: Option<Rejects>) -> Arc<Shared> {
+    let counters = Counters::new(4);
     counters.reserve(DENIES);
     Arc::new(Shared {
         offers: Offers::new(0, true),
         marks: Marks::default(),
         hold,
         hold_gate: Gate::new(),
+        rejects,
         counters: Arc::new(counters),
         records: Arc::new(Records::new(8)),
         loose: AtomicBool::new(loose),

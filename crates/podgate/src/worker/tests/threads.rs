@@ -18,7 +18,7 @@ fn workers_start_are_woken_and_stop_and_their_queues_are_free() {
         let queues = (0..2).map(bind).collect();
         let never = |_: usize, why: &str| panic!("{why}");
         let shared = shared(HOLD, true);
-        let workers = Workers::start(queues, bind(2), |_| Versions::first(), shared.clone(), never).unwrap();
+        let workers = Workers::start(queues, bind(2), None, |_| Versions::first(), shared.clone(), never).unwrap();
         assert_eq!(queue_stats().unwrap().len(), 3);
         workers.wake();
         workers.be_strict();
@@ -83,7 +83,7 @@ fn a_worker_or_a_keeper_that_fails_or_panics_is_told() {
         for (worker, keeper) in [(how, How::NotAtAll), (How::NotAtAll, how)] {
             let queue = |how| Box::new(Failing { how, waker: Waker::new().unwrap() }) as Box<dyn Queue>;
             let shared = shared(HOLD, false);
-            let all = Workers::start(vec![queue(worker)], queue(keeper), |_| Versions::first(), shared, told);
+            let all = Workers::start(vec![queue(worker)], queue(keeper), None, |_| Versions::first(), shared, told);
             all.unwrap().stop(false);
         }
     }
