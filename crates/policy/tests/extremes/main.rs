@@ -47,7 +47,11 @@ fn apply(index: &mut Index, built: impl Into<common::Built>) -> (std::sync::Arc<
 
 /// Whether a new TCP connection from there reaches `shop/db`.
 fn reaches(snapshot: &Snapshot, source: IpAddr, port: u16) -> bool {
-    let destination = Ipv4Addr::new(10, 1, 0, 2).into();
+    passes(snapshot, source, Ipv4Addr::new(10, 1, 0, 2), port)
+}
+
+fn passes(snapshot: &Snapshot, source: IpAddr, destination: Ipv4Addr, port: u16) -> bool {
+    let destination = destination.into();
     let flow = Flow { source, destination, protocol: 6, port: Some(port) };
     snapshot.judge(&flow.to_engine(), NodeOrigin::Address).ingress.verdict() == Verdict::Accept
 }
@@ -55,7 +59,7 @@ fn reaches(snapshot: &Snapshot, source: IpAddr, port: u16) -> bool {
 /// What the process holds now.
 fn resident_mib() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 >> 20
+    (statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096) >> 20
 }
 
 /// The large policy is compiled, changed and deleted; changes of another policy come between.
@@ -65,8 +69,11 @@ fn measured(what: &str, large: PolicyBuilder, edited: PolicyBuilder, check: impl
     let (snapshot, first) = apply(&mut index, large);
     check(&snapshot);
     let memory = resident_mib().saturating_sub(before);
-    let others = (0..9u16).map(|port| {
-        let (_, took) = apply(&mut index, policy("other/small").ingress(rule().port(Protocol::Tcp, 80 + port)));
+    let others = (80..89u16).map(|port| {
+        let (snapshot, took) = apply(&mut index, policy("other/small").ingress(rule().port(Protocol::Tcp, port)));
+        let reached = [port, port + 1]
+            .map(|port| passes(&snapshot, Ipv4Addr::new(203, 0, 113, 9).into(), Ipv4Addr::new(10, 1, 0, 3), port));
+        assert_eq!(reached, [true, false], "what the other policy says now");
         took
     });
     let mut others: Vec<_> = others.collect();
@@ -74,6 +81,7 @@ fn measured(what: &str, large: PolicyBuilder, edited: PolicyBuilder, check: impl
     let (snapshot, again) = apply(&mut index, edited);
     check(&snapshot);
     println!("{what}: first {first:?}, {memory} MiB more; changed {again:?}; another policy's change {:?}", others[4]);
+    assert!(memory < 1024, "{what}: {memory} MiB more");
     // Whoever changes another policy does not wait for this one to be compiled again.
     assert!(others[4] * 5 < first, "{what}: another policy's change took {:?}, this one {first:?}", others[4]);
 }
