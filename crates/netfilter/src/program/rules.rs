@@ -12,6 +12,8 @@
 //! input 0/1           judge_input / clear     only once something judges pods' packets to the node
 //! ```
 //!
+//! What stands in `to_queue` is `spread`'s, and under overload `share`'s too, what `cached` looks up `cache`'s.
+//!
 //! F stands for the low three of our packet mark bits, NODE for the top one.
 
 use std::borrow::Cow;

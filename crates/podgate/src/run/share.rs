@@ -26,6 +26,7 @@
 //! whose a packet is; what is told of it `telemetry::share`'s.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread::Thread;
@@ -360,7 +361,7 @@ impl Control {
                 self.sharing.told.set(limit.filter(|_| kernel.is_owner()));
                 kernel.is_owner()
             }
-            Err(error @ Error::Refused { .. }) => {
+            Err(error) if is_unknown_to_kernel(&error) => {
                 self.state.kernel_errors.inc();
                 tracing::error!(
                     %error,
@@ -382,6 +383,12 @@ impl Control {
         self.sharing.told.set(None);
         self.sharing.looks = None;
     }
+}
+
+/// It does not know the words: trying again is of no use.
+fn is_unknown_to_kernel(error: &Error) -> bool {
+    let unknown = [ErrorKind::Unsupported, ErrorKind::InvalidInput, ErrorKind::NotFound];
+    matches!(error, Error::Refused { source, .. } if unknown.contains(&source.kind()))
 }
 
 #[cfg(test)]
