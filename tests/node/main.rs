@@ -12,6 +12,7 @@ mod handover;
 mod hold;
 mod kernel;
 mod kit;
+mod large;
 mod lifecycle;
 mod load;
 mod observed;
