@@ -32,7 +32,7 @@ fn doors(pid: u32, namespace_of: u32) -> Doors {
             Some(("tcp" | "tcp6" | "netlink", _)) => {}
             // What is sent on such a socket brings its own header; the kernel gives it nothing to receive (raw(7)).
             Some(("raw" | "raw6", row)) if row.local.ends_with(":255") => {}
-            Some((table, row)) if table == "unix" => doors.unix.extend(row.listens.clone()),
+            Some(("unix", row)) => doors.unix.extend(row.listens.clone()),
             Some((table, row)) => doors.open.push(format!("{table} {}", row.local)),
             None => doors.unknown.push(inode),
         }
