@@ -16,6 +16,7 @@ mod large;
 mod lifecycle;
 mod load;
 mod observed;
+mod others;
 mod own_node;
 mod packets;
 mod reject;

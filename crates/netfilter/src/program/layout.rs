@@ -3,7 +3,7 @@
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute, RuleMessage,
-    SetAttribute, SetFlags, SetMessage, TableAttribute, TableMessage,
+    SetAttribute, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 
 use super::TABLE;
@@ -51,12 +51,13 @@ const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
 const NF_ACCEPT: u32 = 1;
 
-/// Adds the table, its regular chains and its sets; what is there already stays as it is.
+/// Adds the table, its regular chains and its sets; what is there already stays as it is, but awake.
 pub(crate) fn add_table(transaction: &mut Transaction) {
-    let name = vec![TableAttribute::Name(TABLE.into())];
+    // Without flags one that somebody made `dormant` would stay so.
+    let attributes = vec![TableAttribute::Name(TABLE.into()), TableAttribute::Flags(TableFlags::empty())];
     transaction.push(
         format!("add table inet {TABLE}"),
-        NfTablesMessage::NewTable(TableMessage { attributes: name }),
+        NfTablesMessage::NewTable(TableMessage { attributes }),
         NLM_F_CREATE,
     );
     for chain in REGULAR {

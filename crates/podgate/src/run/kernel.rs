@@ -240,14 +240,13 @@ impl Kernel {
     }
 
     /// Undoes what somebody else did to the table, as the guard of that number noticed; false if that is over, or it
-    /// was another agent's claim. What the sets hold cannot be compared cheaply, so they are written anew in any case.
+    /// was another agent's claim. All of it is written anew: what the sets hold cannot be compared cheaply, and a rule
+    /// that was replaced keeps its handle.
     pub(crate) fn undo_others(&mut self, guard: u64) -> Result<bool, Error> {
-        let Some(program) = self.program.as_mut().filter(|_| guard == self.guards) else { return Ok(false) };
-        if owner()?.as_ref() == Some(program.owner()) && program.intact()? {
-            self.rewrite()?;
-        } else {
-            self.mend()?;
+        if self.program.is_none() || guard != self.guards {
+            return Ok(false);
         }
+        self.mend()?;
         Ok(self.is_owner())
     }
 
@@ -396,22 +395,6 @@ impl Kernel {
             Err(Error::NotOwner) => self.lost(),
             other => other,
         }
-    }
-
-    /// Sets and ranges from nothing, in one transaction.
-    fn rewrite(&mut self) -> Result<(), Error> {
-        let open: Vec<_> = self.exposure.iter().map(|(a, e)| (*a, is_open(*e))).collect();
-        let ranges = self.wanted_ranges();
-        let Some(program) = &mut self.program else { return Ok(()) };
-        let all = Update { ranges: Some(&ranges), open: &open, judge_input: Some(self.judge_input) };
-        match program.replace(&all) {
-            Err(Error::NotOwner) => return self.lost(),
-            other => other?,
-        }
-        self.forgotten(&Stale::All);
-        self.diverted = ranges;
-        self.relaxed.clear();
-        Ok(())
     }
 
     /// The kernel refused a change because the table is not this agent's any more. An error if it is nobody else's
