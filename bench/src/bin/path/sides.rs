@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use podgate_sandbox::{DENY_WAIT, Host, Outcome, Pod, PodOptions};
@@ -17,8 +17,10 @@ use crate::load::{connections, datagrams, established};
 use crate::manifests::{self, BULK, FORBIDDEN, TCP};
 use crate::tracking;
 
+/// How long packets may wait for a verdict.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Conntrack entries that may be left from before: of what happens meanwhile.
-const LEFT: u64 = 1_000;
+const LEFT: u64 = 500;
 /// A short measurement, to see that a side is what it says.
 const GLANCE: Duration = Duration::from_millis(200);
 
@@ -121,13 +123,20 @@ impl Side {
         }
     }
 
-    /// Conntrack's entries on this side go, and with them what is known about connections.
+    /// Conntrack's entries on this side go, and with them what is known about connections. Those of packets that wait for
+    /// a verdict go with these: that is waited for.
     pub(crate) fn forget(&self) -> Result<()> {
-        tracking::forget(self.host.netns()).context("emptying conntrack's table")?;
-        let left = self.host.netns().read_sysctl("net.netfilter.nf_conntrack_count")?;
-        let left: u64 = left.parse().with_context(|| format!("conntrack has {left} entries"))?;
-        ensure!(left < LEFT, "conntrack still has {left} entries");
-        Ok(())
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            tracking::forget(self.host.netns()).context("emptying conntrack's table")?;
+            let left = self.host.netns().read_sysctl("net.netfilter.nf_conntrack_count")?;
+            let count: u64 = left.parse().with_context(|| format!("conntrack has {left} entries"))?;
+            if count < LEFT {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "conntrack still has {count} entries");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// A connection must come about, and be judged where something judges; a forbidden one must not, and a flood must
