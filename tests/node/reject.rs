@@ -262,3 +262,46 @@ fn a_flood_of_denied_packets_gets_no_more_answers_than_the_limits() {
     }
     assert_eq!(client.client().connect(web.v4(), 80, PATIENCE), Outcome::Open);
 }
+
+#[test]
+fn a_client_of_a_service_is_told_as_well() {
+    let (mut node, web, client, _server) = pair(&[], &[]);
+    let open = web_on("TCP", 8080);
+    node.write("policy.yaml", &open);
+    let services = "table inet services { chain prerouting { type nat hook prerouting priority dstnat; \
+        ip daddr 10.96.0.10 tcp dport 80 dnat ip to WEB4:8080; ip6 daddr fd00:96::a tcp dport 80 dnat ip6 to [WEB6]:8080; \
+        ip daddr 10.96.0.10 udp dport 53 dnat ip to WEB4:5353; ip6 daddr fd00:96::a udp dport 53 dnat ip6 to [WEB6]:5353; }; }";
+    let services = services.replace("WEB4", &web.v4().to_string()).replace("WEB6", &web.v6().to_string());
+    let (ok, said) = node.command("nft", &[&services]);
+    assert!(ok, "{said}");
+    node.start(&REJECT);
+    // Distributions' kernels tell whom a new connection's client asked; others do not, which the agent says.
+    let kernel_tells = !node.log().contains("does not tell whom clients of Services asked");
+    for (address, service) in
+        [(web.v4(), IpAddr::from([10, 96, 0, 10])), (web.v6(), "fd00:96::a".parse().expect("one"))]
+    {
+        // A connection that was there: conntrack translates what each end is told.
+        let listener = web.netns().run(|| TcpListener::bind((address, 8080))).expect("a listener");
+        let mut near = client.netns().run(|| TcpStream::connect((service, 80))).expect("permitted");
+        let (mut far, _) = listener.accept().expect("accepted");
+        for stream in [&near, &far] {
+            stream.set_read_timeout(Some(LONG)).expect("a timeout");
+        }
+        near.write_all(b"hello").expect("permitted");
+        far.read_exact(&mut [0; 5]).expect("permitted");
+        node.apply("policy.yaml", &deny_all("shop"));
+        near.write_all(b"forbidden").expect("sent");
+        for end in [&mut near, &mut far] {
+            let error = end.read(&mut [0; 16]).expect_err("it is reset");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}\n{}", node.log());
+        }
+        // A new one: only some kernels tell whom the client asked.
+        let (time, tcp, udp) = match kernel_tells {
+            true => (LONG, Outcome::Refused, Outcome::Unreachable),
+            false => (DENY_WAIT, Outcome::Timeout, Outcome::Timeout),
+        };
+        assert_eq!(client.client().connect(service, 80, time), tcp, "{}", node.log());
+        assert_eq!(client.client().udp(service, 53, time), udp, "{}", node.log());
+        node.apply("policy.yaml", &open);
+    }
+}

@@ -3,6 +3,7 @@
 //! Layouts: linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_queue.h. Headers and attribute
 //! headers are in host order, everything of the queue subsystem in network order.
 
+use super::connection::sent_to;
 use super::{Fate, Packet, QueueSettings};
 
 /// Length of a netlink header.
@@ -24,6 +25,7 @@ const NFQA_MARK: u16 = 3;
 const NFQA_IFINDEX_INDEV: u16 = 5;
 const NFQA_IFINDEX_OUTDEV: u16 = 6;
 const NFQA_PAYLOAD: u16 = 10;
+const NFQA_CT: u16 = 11;
 const NFQA_CAP_LEN: u16 = 13;
 
 const NFQA_CFG_CMD: u16 = 1;
@@ -35,6 +37,7 @@ const NFQA_CFG_FLAGS: u16 = 5;
 const CMD_BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;
 const F_FAIL_OPEN: u32 = 1;
+const F_CONNTRACK: u32 = 2;
 const F_GSO: u32 = 4;
 
 const NF_DROP: u32 = 0;
@@ -99,7 +102,8 @@ pub(super) struct Malformed {
 pub(super) fn packet(body: &[u8]) -> Result<Packet<'_>, Malformed> {
     let family = *body.first().ok_or(Malformed { id: None })?;
     let mut attributes = body.get(4..).unwrap_or_default();
-    let mut packet = Packet { id: 0, mark: 0, hook: 0, family, input: 0, output: 0, payload: &[], length: 0 };
+    let mut packet =
+        Packet { id: 0, mark: 0, hook: 0, family, input: 0, output: 0, payload: &[], length: 0, sent_to: None };
     let mut id = None;
     let mut whole = None;
     let mut seen_payload = false;
@@ -119,6 +123,7 @@ pub(super) fn packet(body: &[u8]) -> Result<Packet<'_>, Malformed> {
             (NFQA_MARK, &[a, b, c, d]) => packet.mark = u32::from_be_bytes([a, b, c, d]),
             (NFQA_IFINDEX_INDEV, &[a, b, c, d]) => packet.input = u32::from_be_bytes([a, b, c, d]),
             (NFQA_IFINDEX_OUTDEV, &[a, b, c, d]) => packet.output = u32::from_be_bytes([a, b, c, d]),
+            (NFQA_CT, connection) => packet.sent_to = sent_to(connection),
             (NFQA_CAP_LEN, &[a, b, c, d]) => whole = Some(u32::from_be_bytes([a, b, c, d])),
             (NFQA_PAYLOAD, payload) => {
                 packet.payload = payload;
@@ -187,9 +192,11 @@ impl Writer {
         self.begin(MSG_CONFIG, acknowledged, SEQUENCE_BIND, 0, settings.number);
         self.attribute(NFQA_CFG_CMD, &[CMD_BIND, 0, 0, 0]);
         self.attribute(NFQA_CFG_QUEUE_MAXLEN, &settings.length.to_be_bytes());
-        let flags = if settings.gso { F_GSO } else { 0 } | if settings.fail_open { F_FAIL_OPEN } else { 0 };
+        let wanted = [(F_GSO, settings.gso), (F_FAIL_OPEN, settings.fail_open), (F_CONNTRACK, settings.connections)];
+        let flags = wanted.iter().filter(|(_, wanted)| *wanted).fold(0, |flags, (flag, _)| flags | flag);
         self.attribute(NFQA_CFG_FLAGS, &flags.to_be_bytes());
-        self.attribute(NFQA_CFG_MASK, &(F_GSO | F_FAIL_OPEN).to_be_bytes());
+        // Asked for or not, F_CONNTRACK may be refused.
+        self.attribute(NFQA_CFG_MASK, &(F_GSO | F_FAIL_OPEN | flags & F_CONNTRACK).to_be_bytes());
         self.end();
         self.begin(MSG_CONFIG, acknowledged, SEQUENCE_COPY, 0, settings.number);
         let [a, b, c, d] = settings.copy_range.to_be_bytes();
@@ -247,8 +254,17 @@ mod tests {
     fn a_packet_message_is_read() {
         let bytes = queued(77, b"12345");
         let Some(Message::Packet(body)) = Messages(&bytes).next() else { panic!() };
-        let expected =
-            Packet { id: 77, mark: 0x4000, hook: 4, family: 2, input: 0, output: 3, payload: b"12345", length: 1500 };
+        let expected = Packet {
+            id: 77,
+            mark: 0x4000,
+            hook: 4,
+            family: 2,
+            input: 0,
+            output: 3,
+            payload: b"12345",
+            length: 1500,
+            sent_to: None,
+        };
         assert_eq!(packet(body), Ok(expected));
     }
 

@@ -10,6 +10,8 @@ use super::{Fate, Packet, Queue, QueueError, QueueSettings, Received, Waker};
 /// Room in each slot besides the copied packet. The kernel's other attributes (interfaces, hardware address, time,
 /// VLAN, link-layer header) come to some 250 bytes.
 const SLOT_OVERHEAD: usize = 512;
+/// And for what is told of its connection (`ctnetlink_glue_build`): both tuples, state, mark, labels, some 350 bytes.
+const SLOT_CONNECTION: usize = 512;
 
 /// A verdict with a mark: header 20, verdict 12, mark 8.
 const VERDICT: usize = 40;
@@ -25,6 +27,8 @@ pub struct MmsgQueue {
     waker: Waker,
     buffers: Buffers,
     verdicts: Writer,
+    /// The kernel tells each packet's connection.
+    connections: bool,
     /// Packets that wait for [`Queue::answer_held`].
     held: usize,
     /// A packet waits that a shared verdict would sweep along: its number could not be read, or numbers did not
@@ -51,7 +55,8 @@ impl MmsgQueue {
         let number = settings.number;
         let io = |what| QueueError::io(number, what);
         let socket = Socket::open(settings.receive_buffer).map_err(io("opening a netlink socket"))?;
-        let mut buffers = Buffers::new((settings.copy_range as usize).min(0xffff) + SLOT_OVERHEAD);
+        let connection = if settings.connections { SLOT_CONNECTION } else { 0 };
+        let mut buffers = Buffers::new((settings.copy_range as usize).min(0xffff) + SLOT_OVERHEAD + connection);
         let mut verdicts = Writer::with_capacity(BATCH * VERDICT);
         verdicts.bind(settings);
         socket.send(verdicts.bytes()).map_err(io("sending the configuration"))?;
@@ -62,15 +67,27 @@ impl MmsgQueue {
             waker: Waker::new().map_err(io("making an eventfd"))?,
             buffers: Buffers::new(0),
             verdicts,
+            connections: settings.connections,
             held: 0,
             astray: false,
             unread: true,
             more: false,
             malformed: 0,
         };
-        queue.confirm(&mut buffers).map_err(|error| QueueError::refused(number, error))?;
+        match queue.confirm(&mut buffers) {
+            // This kernel does not tell connections.
+            Err(error) if settings.connections && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                return Self::bind(&QueueSettings { connections: false, ..settings.clone() });
+            }
+            confirmed => confirmed.map_err(|error| QueueError::refused(number, error))?,
+        }
         queue.buffers = buffers;
         Ok(queue)
+    }
+
+    /// Whether the kernel tells each packet's connection, as [`QueueSettings::connections`] asks.
+    pub fn tells_connections(&self) -> bool {
+        self.connections
     }
 
     /// Reads the answer to the binding request, which the kernel gave while that was being sent: no packet can come

@@ -10,6 +10,7 @@
 //! A queue belongs to the network namespace of the thread that binds it. Closing it makes the kernel drop every packet
 //! that still waits in it. Not here: what a packet's fate is, and the rules that send packets here.
 
+mod connection;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod message;
@@ -22,6 +23,7 @@ mod tests;
 mod waker;
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::nfq::NfqQueue;
@@ -51,6 +53,9 @@ pub struct Packet<'a> {
     pub payload: &'a [u8],
     /// Its whole length in bytes; for a segmentation-offloaded packet that of all segments.
     pub length: u32,
+    /// Where its connection's first packet was sent to, before any destination NAT; with
+    /// [`QueueSettings::connections`], on kernels that tell it.
+    pub sent_to: Option<SocketAddr>,
 }
 
 /// What becomes of a packet.
@@ -125,12 +130,23 @@ pub struct QueueSettings {
     pub gso: bool,
     /// Let packets pass unjudged when the queue is full, instead of dropping them.
     pub fail_open: bool,
+    /// Have the kernel tell each packet's connection, if it can (`CONFIG_NETFILTER_NETLINK_GLUE_CT`): some 200 bytes more
+    /// a packet. [`MmsgQueue`] only.
+    pub connections: bool,
 }
 
 impl QueueSettings {
     /// The defaults, for this queue number.
     pub fn new(number: u16) -> Self {
-        Self { number, copy_range: 128, length: 4096, receive_buffer: 4 << 20, gso: true, fail_open: false }
+        Self {
+            number,
+            copy_range: 128,
+            length: 4096,
+            receive_buffer: 4 << 20,
+            gso: true,
+            fail_open: false,
+            connections: false,
+        }
     }
 }
 

@@ -116,6 +116,7 @@ impl Queue for NfqQueue {
                 output: message.get_outdev(),
                 payload,
                 length: message.get_original_len() as u32,
+                sent_to: None,
             });
             self.verdict(message, fate)?;
         }

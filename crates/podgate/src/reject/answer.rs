@@ -1,11 +1,12 @@
 //! What a denied packet is answered with, and which ones are not answered at all (RFC 9293, 3.10.7; RFC 1122, 3.2.2;
 //! RFC 1812, 4.3.2.7; RFC 4443, 2.4). Not here: bytes ([`build`](super::build)), rates ([`limit`](super::limit)).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use pnet_packet::ip::IpNextHeaderProtocols as Protocols;
-use pnet_packet::ipv4::Ipv4Packet;
-use pnet_packet::ipv6::Ipv6Packet;
+use pnet_packet::ipv4::{self, Ipv4Packet, MutableIpv4Packet};
+use pnet_packet::ipv6::{Ipv6Packet, MutableIpv6Packet};
 use pnet_packet::tcp::{TcpFlags, TcpPacket};
 use podgate_netfilter::Way;
 
@@ -61,7 +62,15 @@ struct Heard<'a> {
 ///
 /// Only conntrack knows that it does (a packet that it does not know is [`Way::Midstream`]): otherwise anybody could
 /// have a segment of his choice sent to whom he may not talk to.
-pub(super) fn answers(way: Way, bytes: &[u8], length: u32) -> Result<(Answer, Option<Answer>), Silence> {
+///
+/// `sent_to`: whom the connection's first packet was sent to, where the kernel tells. Of a new connection conntrack keeps
+/// nothing once it is denied, so that it is here that the client is answered by whom it asked.
+pub(super) fn answers(
+    way: Way,
+    bytes: &[u8],
+    length: u32,
+    sent_to: Option<SocketAddr>,
+) -> Result<(Answer, Option<Answer>), Silence> {
     if matches!(way, Way::RelatedOriginal | Way::RelatedReply) {
         return Err(Silence);
     }
@@ -70,7 +79,7 @@ pub(super) fn answers(way: Way, bytes: &[u8], length: u32) -> Result<(Answer, Op
         return Err(Silence);
     }
     if heard.protocol == Protocols::Tcp.0 {
-        return resets(way, &heard);
+        return resets(way, &heard, sent_to);
     }
     let may_be_answered = match (Protocols::Icmp.0, Protocols::Icmpv6.0, heard.transport.first()) {
         // Requests: echo and time stamp. All else is an error, an answer, or about the link.
@@ -81,7 +90,7 @@ pub(super) fn answers(way: Way, bytes: &[u8], length: u32) -> Result<(Answer, Op
     if may_be_answered { Ok((Answer::Prohibited(heard.source), None)) } else { Err(Silence) }
 }
 
-fn resets(way: Way, heard: &Heard<'_>) -> Result<(Answer, Option<Answer>), Silence> {
+fn resets(way: Way, heard: &Heard<'_>, sent_to: Option<SocketAddr>) -> Result<(Answer, Option<Answer>), Silence> {
     let tcp = TcpPacket::new(heard.transport).ok_or(Silence)?;
     let flags = tcp.get_flags();
     let has = |flag| flags & flag != 0;
@@ -90,13 +99,13 @@ fn resets(way: Way, heard: &Heard<'_>) -> Result<(Answer, Option<Answer>), Silen
     }
     let sender = SocketAddr::new(heard.source, tcp.get_source());
     let receiver = SocketAddr::new(heard.destination, tcp.get_destination());
-    let back =
-        |sequence, acknowledgement| Answer::Reset(Reset { from: receiver, to: sender, sequence, acknowledgement });
+    let back = |from, sequence, acknowledgement| Answer::Reset(Reset { from, to: sender, sequence, acknowledgement });
     if !has(TcpFlags::ACK) {
         let header = 4 * u32::from(tcp.get_data_offset());
         let counts = u32::from(has(TcpFlags::SYN)) + u32::from(has(TcpFlags::FIN));
         let next = tcp.get_sequence().wrapping_add(heard.length.saturating_sub(header)).wrapping_add(counts);
-        return Ok((back(0, Some(next)), None));
+        let asked = asked(way, heard, sent_to).unwrap_or(receiver);
+        return Ok((back(asked, 0, Some(next)), None));
     }
     // What the sender expects next is what it acknowledges; what its peer expects next is, unless something was lost
     // between them, this segment. If not, the peer says what it expects, which is denied and answered likewise
@@ -106,7 +115,42 @@ fn resets(way: Way, heard: &Heard<'_>) -> Result<(Answer, Option<Answer>), Silen
         Answer::Reset(Reset { from: sender, to: receiver, sequence, acknowledgement })
     };
     let established = matches!(way, Way::Original | Way::Reply);
-    Ok((back(tcp.get_acknowledgement(), None), established.then(forth)))
+    Ok((back(receiver, tcp.get_acknowledgement(), None), established.then(forth)))
+}
+
+/// Whom a packet's sender sent it to, if that is not whom it goes to.
+fn asked(way: Way, heard: &Heard<'_>, sent_to: Option<SocketAddr>) -> Option<SocketAddr> {
+    let forth = matches!(way, Way::Original | Way::Midstream);
+    sent_to.filter(|to| forth && to.ip().is_ipv4() == heard.source.is_ipv4() && is_one_host(to.ip()))
+}
+
+/// The bytes of a packet as its sender sent them, as far as that changes how it knows it again: with the address and port
+/// that it asked for. Its transport checksum stays as it is, which nobody looks at in an error.
+pub(super) fn as_sent<'a>(way: Way, bytes: &'a [u8], sent_to: Option<SocketAddr>) -> Cow<'a, [u8]> {
+    let whom = hear(bytes, bytes.len() as u32).ok().and_then(|heard| {
+        let asked = asked(way, &heard, sent_to).filter(|asked| asked.ip() != heard.destination)?;
+        Some((asked, heard.protocol, bytes.len() - heard.transport.len()))
+    });
+    let Some((asked, protocol, transport)) = whom else { return bytes.into() };
+    let mut bytes = bytes.to_vec();
+    match asked.ip() {
+        IpAddr::V4(to) => {
+            let Some(mut ip) = MutableIpv4Packet::new(&mut bytes) else { return bytes.into() };
+            ip.set_destination(to);
+            let sum = ipv4::checksum(&ip.to_immutable());
+            ip.set_checksum(sum);
+        }
+        IpAddr::V6(to) => {
+            let Some(mut ip) = MutableIpv6Packet::new(&mut bytes) else { return bytes.into() };
+            ip.set_destination(to);
+        }
+    }
+    // TCP, UDP, SCTP: the destination port is where the second two bytes are.
+    let has_ports = [Protocols::Tcp.0, Protocols::Udp.0, Protocols::Sctp.0].contains(&protocol);
+    if let Some(port) = bytes.get_mut(transport + 2..transport + 4).filter(|_| has_ports && asked.port() != 0) {
+        port.copy_from_slice(&asked.port().to_be_bytes());
+    }
+    bytes.into()
 }
 
 fn hear(bytes: &[u8], length: u32) -> Result<Heard<'_>, Silence> {

@@ -13,8 +13,9 @@
 //! is let in again by its own reset. nftables cannot do this: `reject` is not allowed in postrouting, where the real ends
 //! of a connection are seen.
 //!
-//! A limit: of a *new* connection to a Service's address only the pod behind it is seen, and the client does not know
-//! that one; it gets no answer that it would take for one, as with drop.
+//! Of a *new* connection to a Service's address only the pod behind it is seen, and the client does not know that one. Whom
+//! it asked is told by kernels with `CONFIG_NETFILTER_NETLINK_GLUE_CT` (distributions have it); on others such a client
+//! gets no answer that it would take for one, as with drop.
 
 mod answer;
 mod build;
@@ -45,7 +46,8 @@ pub(crate) struct Rejects {
 
 /// What the reject queue is bound with.
 pub(crate) fn queue(number: u16) -> QueueSettings {
-    QueueSettings { copy_range: rejecter::COPY, length: rejecter::LENGTH, ..QueueSettings::new(number) }
+    let (copy_range, length) = (rejecter::COPY, rejecter::LENGTH);
+    QueueSettings { copy_range, length, connections: true, ..QueueSettings::new(number) }
 }
 
 /// What answers leave by.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use podgate_engine::{Counter, WorkerCounters};
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received};
 
-use super::answer::{Answer, Silence, answers};
+use super::answer::{Answer, Silence, answers, as_sent};
 use super::build;
 use super::limit::{Limits, Rates, UsedUp};
 use super::send::Out;
@@ -77,18 +77,19 @@ impl Desk {
 
     fn answer(&mut self, packet: &Packet<'_>, now: Instant) {
         let way = self.shared.marks.way(packet.mark);
-        let found = way.ok_or(Silence).and_then(|way| answers(way, packet.payload, packet.length));
-        let Ok((back, forth)) = found else {
+        let Packet { payload, length, sent_to, .. } = *packet;
+        let found = way.ok_or(Silence).and_then(|way| Ok((way, answers(way, payload, length, sent_to)?)));
+        let Ok((way, (back, forth))) = found else {
             self.counters().count(Counter::RejectNever);
             return;
         };
         // The sender's first: where addresses are translated, conntrack must still take its reset for an answer.
         for answer in std::iter::once(back).chain(forth) {
-            self.send(&answer, packet, now);
+            self.send(&answer, &as_sent(way, payload, sent_to), now);
         }
     }
 
-    fn send(&mut self, answer: &Answer, packet: &Packet<'_>, now: Instant) {
+    fn send(&mut self, answer: &Answer, about: &[u8], now: Instant) {
         let to = answer.to();
         if let Err(used_up) = self.limits.take(to, now) {
             let gate = self.shared.rejects.as_ref().map(|rejects| &rejects.gate);
@@ -109,7 +110,7 @@ impl Desk {
             Answer::Prohibited(to) => {
                 let from = self.out.source_towards(*to);
                 let counter = if to.is_ipv4() { Counter::RejectIcmp } else { Counter::RejectIcmpv6 };
-                (from.map(|from| build::prohibited(from, *to, packet.payload)), counter)
+                (from.map(|from| build::prohibited(from, *to, about)), counter)
             }
         };
         let sent = built.and_then(|built| match built {

@@ -17,7 +17,7 @@ use podgate_netfilter::{Marks, Way};
 use podgate_sandbox::Packet as Built;
 use podgate_sandbox::packet::flags::{ACK, FIN, PSH, RST, SYN};
 
-use super::answer::{Answer, Reset, Silence, answers};
+use super::answer::{Answer, Reset, Silence, answers, as_sent};
 use super::limit::Rates;
 use super::rejecter::Rejecter;
 use super::send::Out;
@@ -38,7 +38,7 @@ fn ip(address: &str) -> IpAddr {
 /// What a packet that was copied whole is answered with.
 fn answered(way: Way, packet: &Built) -> Result<(Answer, Option<Answer>), Silence> {
     let bytes = packet.bytes();
-    answers(way, &bytes, bytes.len() as u32)
+    answers(way, &bytes, bytes.len() as u32, None)
 }
 
 fn reset(from: SocketAddr, to: SocketAddr, sequence: u32, acknowledgement: Option<u32>) -> Answer {
@@ -55,7 +55,7 @@ fn a_syn_is_answered_with_a_reset_that_acknowledges_all_of_it() {
         let fast = Built::tcp(client, server, SYN, (u32::MAX, 0), &[0; 500]);
         assert_eq!(answered(Way::Original, &fast), refused(500));
         let bytes = fast.bytes();
-        assert_eq!(answers(Way::Original, &bytes[..80], bytes.len() as u32), refused(500));
+        assert_eq!(answers(Way::Original, &bytes[..80], bytes.len() as u32, None), refused(500));
         // Nor is it for anybody else, whatever conntrack thinks.
         assert_eq!(answered(Way::Midstream, &Built::tcp(client, server, FIN, (7, 0), b"")), refused(8));
     }
@@ -121,12 +121,12 @@ fn what_nobody_may_answer_is_not_answered() {
         );
         // Later fragments.
         let fragments = Built::udp(from, to, &[0; 3000]).fragments(1200);
-        let heard: Vec<_> = fragments.iter().map(|f| answers(Way::Original, f, f.len() as u32).is_ok()).collect();
+        let heard: Vec<_> = fragments.iter().map(|f| answers(Way::Original, f, f.len() as u32, None).is_ok()).collect();
         assert_eq!(heard, [true, false, false]);
         // Cut, or of no family.
         let bytes = syn.bytes();
         for length in 0..bytes.len() {
-            assert_eq!(answers(Way::Original, &bytes[..length], bytes.len() as u32), Err(Silence), "{length}");
+            assert_eq!(answers(Way::Original, &bytes[..length], bytes.len() as u32, None), Err(Silence), "{length}");
         }
     }
     silent(Way::Original, &Built::icmp(ip("fd00::5"), ip("fd00::9"), 135, 0, &[0; 20]));
@@ -142,13 +142,17 @@ fn what_nobody_may_answer_is_not_answered() {
 
 #[test]
 fn random_bytes_do_no_harm() {
+    let service = Some(at("fd00::7", 1));
     let (syn, mut state) = (Built::syn(at("fd00::5", 1), at("fd00::9", 80)).bytes(), 1u64);
     let mut bytes = syn.clone();
     for turn in 0..200_000 {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        let at = (state >> 33) as usize % bytes.len();
-        bytes[at] = (state >> 56) as u8;
-        for answer in answers(Way::Original, &bytes, (state >> 40) as u32).into_iter().flat_map(|(a, b)| [Some(a), b]) {
+        let place = (state >> 33) as usize % bytes.len();
+        bytes[place] = (state >> 56) as u8;
+        for answer in
+            answers(Way::Original, &bytes, (state >> 40) as u32, service).into_iter().flat_map(|(a, b)| [Some(a), b])
+        {
+            let bytes = as_sent(Way::Original, &bytes, service);
             match answer {
                 Some(Answer::Reset(answer)) => assert!(build::reset(&answer).is_some()),
                 Some(Answer::Prohibited(to)) => assert!(build::prohibited(to, to, &bytes).is_some()),
@@ -225,6 +229,33 @@ fn an_error_repeats_as_much_of_the_packet_as_is_allowed() {
     assert_eq!(build::prohibited(ip("10.0.0.1"), ip("fd00::5"), b""), None);
 }
 
+#[test]
+fn a_client_is_answered_by_whom_it_asked_where_the_kernel_tells() {
+    for ((client, server), service) in FAMILIES.into_iter().zip(["10.96.0.10", "fd00:96::a"]) {
+        let (client, server, service) = (at(client, 40000), at(server, 8080), at(service, 80));
+        let told = |way, packet: &Built| {
+            let bytes = packet.bytes();
+            answers(way, &bytes, bytes.len() as u32, Some(service))
+        };
+        let syn = Built::tcp(client, server, SYN, (7, 0), b"");
+        assert_eq!(told(Way::Original, &syn), Ok((reset(service, client, 0, Some(8)), None)));
+        // Of a connection that is there already, conntrack translates what is sent.
+        let data = Built::tcp(client, server, ACK, (7, 9), b"");
+        let both = (reset(server, client, 9, None), Some(reset(client, server, 7, Some(9))));
+        assert_eq!(told(Way::Original, &data), Ok(both));
+        // An error repeats what was sent: header, address and port, with a header checksum that is right.
+        let datagram = Built::udp(client, server, b"x").bytes();
+        let sent = Built::udp(client, service, b"x").bytes();
+        let transport = sent.len() - 9;
+        let repeated = as_sent(Way::Original, &datagram, Some(service));
+        assert_eq!(repeated[..transport + 6], sent[..transport + 6]);
+        // Nothing changes in what the server sends, nor where nothing was translated or nothing is told.
+        for (way, to) in [(Way::Reply, Some(service)), (Way::Original, Some(server)), (Way::Original, None)] {
+            assert_eq!(as_sent(way, &datagram, to)[..], datagram[..]);
+        }
+    }
+}
+
 /// One batch of denied packets, and then the stop.
 struct Denied {
     packets: Vec<(Way, Built)>,
@@ -247,7 +278,17 @@ impl Queue for Denied {
             let way = 1 + Way::ALL.iter().position(|w| *w == way).unwrap() as u32;
             let (bytes, mark) = (packet.bytes(), way << 10);
             let (length, payload) = (bytes.len() as u32, &bytes[..]);
-            let fate = judge(&Packet { id: id as u32, mark, hook: 4, family: 2, input: 1, output: 2, payload, length });
+            let fate = judge(&Packet {
+                id: id as u32,
+                mark,
+                hook: 4,
+                family: 2,
+                input: 1,
+                output: 2,
+                payload,
+                length,
+                sent_to: None,
+            });
             self.fates.lock().unwrap().push(fate);
         }
         Ok(())

@@ -124,10 +124,21 @@ fn bind(args: &RunArgs, settings: QueueSettings) -> Result<Box<dyn Queue>, Queue
 
 /// Binds a queue that drops when it is full, whatever the setting: what waits in it is denied already.
 fn bind_closed(args: &RunArgs, settings: &QueueSettings) -> Result<Box<dyn Queue>, QueueError> {
-    Ok(match args.receiver {
-        Receiver::Mmsg => Box::new(MmsgQueue::bind(settings)?),
-        Receiver::Nfq => Box::new(NfqQueue::bind(settings)?),
-    })
+    let (queue, tells): (Box<dyn Queue>, bool) = match args.receiver {
+        Receiver::Mmsg => {
+            let queue = MmsgQueue::bind(settings)?;
+            let tells = queue.tells_connections();
+            (Box::new(queue), tells)
+        }
+        Receiver::Nfq => (Box::new(NfqQueue::bind(settings)?), false),
+    };
+    if settings.connections && !tells {
+        tracing::warn!(
+            "this kernel does not tell whom clients of Services asked (CONFIG_NETFILTER_NETLINK_GLUE_CT is off, or \
+             --receiver is nfq): a new connection to a Service that is denied gets no answer, as with --on-deny drop"
+        );
+    }
+    Ok(queue)
 }
 
 /// What is told of a record: the end that denied; the source's egress where both did, as it is judged first.

@@ -193,6 +193,7 @@ pub(super) fn packet(id: u32, queued: &Queued) -> Packet<'_> {
         output: 2,
         payload: &queued.bytes[..queued.bytes.len().min(128)],
         length: queued.bytes.len() as u32,
+        sent_to: None,
     }
 }
 
