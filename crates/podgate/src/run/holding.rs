@@ -36,12 +36,17 @@ impl HoldArgs {
     /// The settings, for the queue in which packets are held.
     pub(crate) fn settings(&self, queue: u16) -> HoldSettings {
         HoldSettings {
-            time: Duration::from_millis(self.hold_time),
+            time: self.time(),
             packets: self.hold_packets as usize,
             per_source: self.hold_per_source as usize,
             past: self.on_unknown,
             queue,
         }
+    }
+
+    /// How long a packet waits at most.
+    pub(crate) fn time(&self) -> Duration {
+        Duration::from_millis(self.hold_time)
     }
 
     /// How long the kernel's queue must be: what is held, and what has come and was not looked at yet.

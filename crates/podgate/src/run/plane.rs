@@ -53,7 +53,7 @@ impl<'a> Plane<'a> {
             rules,
         ));
         control.state.facts().queues = Some(queues.clone());
-        control.state.watch_over(telemetry::liveness::workers(counters, queues));
+        control.state.watch_over(telemetry::liveness::workers(counters, queues, (hold, self.args.hold.time())));
         let (whole, inputs) = (control.boot.is_over(), self.inputs.clone());
         let kernel =
             Kernel::install(self.settings.clone(), first, whole, inputs, &control.state, Arc::clone(&control.cache));

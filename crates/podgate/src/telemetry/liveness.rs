@@ -2,7 +2,8 @@
 //!
 //! A worker that fails ends the process; what is left to notice is one that is stuck. It is taken for stuck when
 //! packets wait in its queue and it has answered none for [`PATIENCE`]: a worker without packets has nothing to prove,
-//! and a full queue that moves is overload, which no restart mends. Nothing is asked of the worker itself.
+//! and a full queue that moves is overload, which no restart mends. Nothing is asked of the worker itself. The keeper is
+//! watched likewise; its packets may wait for as long as they are held.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -24,14 +25,20 @@ struct Seen {
 }
 
 /// What is wrong with the workers, for [`State::watch_over`](super::State::watch_over): worker `i` has the `i`-th of
-/// `queues` and the counters of that index. Ask in the network namespace of the queues.
-pub(crate) fn workers(counters: Arc<Counters>, queues: RangeInclusive<u16>) -> impl Fn() -> Vec<String> + Send {
+/// `queues` and the counters of that index, the keeper has those after them and the queue `hold`, where packets are held
+/// for so long. Ask in the network namespace of the queues.
+pub(crate) fn workers(
+    counters: Arc<Counters>,
+    queues: RangeInclusive<u16>,
+    (hold, time): (u16, Duration),
+) -> impl Fn() -> Vec<String> + Send {
     let answered = move |worker| {
         [Counter::Accepted, Counter::Dropped, Counter::PassedOn]
             .map(|c| counters.of_worker(worker, c))
             .into_iter()
             .fold(0, u64::wrapping_add)
     };
+    let queues: Vec<_> = queues.map(|queue| (queue, PATIENCE)).chain([(hold, time + PATIENCE)]).collect();
     let seen = Mutex::new(vec![Seen { answered: 0, at: Instant::now() }; queues.len()]);
     move || {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,7 +47,7 @@ pub(crate) fn workers(counters: Arc<Counters>, queues: RangeInclusive<u16>) -> i
 }
 
 fn troubles(
-    queues: &RangeInclusive<u16>,
+    queues: &[(u16, Duration)],
     seen: &mut [Seen],
     now: Instant,
     stats: io::Result<Vec<QueueStats>>,
@@ -51,7 +58,7 @@ fn troubles(
         Err(error) => return vec![format!("the queues cannot be looked at: {error}")],
     };
     let mut troubles = Vec::new();
-    for ((worker, queue), seen) in queues.clone().enumerate().zip(seen) {
+    for ((worker, (queue, patience)), seen) in queues.iter().copied().enumerate().zip(seen) {
         let Some(stats) = stats.iter().find(|s| s.number == queue) else {
             troubles.push(format!("queue {queue} has nobody: its worker has ended"));
             continue;
@@ -61,7 +68,7 @@ fn troubles(
             *seen = Seen { answered, at: now };
         }
         let stuck = now.duration_since(seen.at);
-        if stuck >= PATIENCE {
+        if stuck >= patience {
             troubles.push(format!(
                 "worker {worker} is stuck: {} packets wait in queue {queue} and none was answered for {} s",
                 stats.depth,
@@ -87,7 +94,7 @@ mod tests {
         let mut last = Vec::new();
         for (second, depth, answered) in states {
             let now = start + Duration::from_secs(*second);
-            last = troubles(&(7..=7), &mut seen, now, Ok(vec![stats(7, *depth)]), &|_| *answered);
+            last = troubles(&[(7, PATIENCE)], &mut seen, now, Ok(vec![stats(7, *depth)]), &|_| *answered);
         }
         last
     }
@@ -110,9 +117,21 @@ mod tests {
     }
 
     #[test]
+    fn held_packets_may_wait_for_as_long_as_they_are_held() {
+        let (start, counters) = (Instant::now(), |_| 5);
+        let mut seen = [Seen { answered: 5, at: start }];
+        let mut after = |seconds| {
+            let now = start + Duration::from_secs(seconds);
+            let hold = (7, Duration::from_secs(60) + PATIENCE);
+            troubles(&[hold], &mut seen, now, Ok(vec![stats(7, 3)]), &counters).len()
+        };
+        assert_eq!([after(69), after(70)], [0, 1]);
+    }
+
+    #[test]
     fn a_queue_that_nobody_has_is_told() {
         let mut seen = [Seen { answered: 0, at: Instant::now() }];
-        let said = troubles(&(7..=7), &mut seen, Instant::now(), Ok(vec![stats(8, 0)]), &|_| 0);
+        let said = troubles(&[(7, PATIENCE)], &mut seen, Instant::now(), Ok(vec![stats(8, 0)]), &|_| 0);
         assert_eq!(said, ["queue 7 has nobody: its worker has ended"]);
     }
 }
