@@ -1,9 +1,9 @@
 //! The verdict cache: what comes again does not come up, counts all the same, and nothing stale is ever repeated.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use podgate_sandbox::ProbeKind::{Tcp, Udp};
 use podgate_sandbox::{ArrivalKind, PATIENCE, Packet, Pod, Probe};
@@ -34,6 +34,15 @@ fn send_until(node: &Node, client: &Pod, to: SocketAddr, metric: &str, least: f6
         sent += 1;
     }
     sent
+}
+
+/// Waits until every packet that was sent has its verdict; nothing may be sent meanwhile.
+fn await_empty_queues(node: &Node) {
+    let deadline = Instant::now() + LONG;
+    let waits = |text: &str| text.lines().any(|l| l.starts_with("podgate_queue_depth{") && !l.ends_with(" 0"));
+    while waits(&node.get("/metrics").1) {
+        assert!(Instant::now() < deadline, "packets wait for ever\n{}", node.log());
+    }
 }
 
 #[test]
@@ -139,16 +148,25 @@ fn no_repeated_verdict_outlives_the_change_that_contradicts_it() {
     node.start(&STRICT);
     let to = SocketAddr::new(web.v4(), 53);
     let (stop, hammered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let hammer = {
+    // Whoever has it sends.
+    let turn = Arc::new(Mutex::new(()));
+    let hammer = || {
         let (stop, hammered, netns, from) = (stop.clone(), hammered.clone(), client.netns().clone(), client.v4());
+        let turn = turn.clone();
         std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
                 let socket = netns.run(|| UdpSocket::bind(SocketAddr::new(from, 0))).expect("bound");
+                let sending = turn.lock().expect("no panic");
                 socket.send_to(b"hammer", to).expect("sent");
+                drop(sending);
                 hammered.fetch_add(1, Ordering::Relaxed);
+                // One at a time where it is answered, so that the server's buffer is never full.
+                socket.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+                let _ = socket.recv(&mut [0; 16]);
             }
         })
     };
+    let hammers: Vec<_> = (0..4).map(|_| hammer()).collect();
     let (mut accepted, mut dropped) = (0, 0);
     for round in 0..25 {
         node.apply("policy.yaml", &open);
@@ -160,9 +178,12 @@ fn no_repeated_verdict_outlives_the_change_that_contradicts_it() {
         node.apply("policy.yaml", &closed);
         (0..5).for_each(|_| datagram(&client, to, &format!("closed {round}")));
         dropped += usize::from(node.metric(DROPPING) > 0.0);
+        // One that still waited for its verdict would rightly get it by the policy that comes next.
+        let _turn = turn.lock().expect("no panic");
+        await_empty_queues(&node);
     }
     stop.store(true, Ordering::Relaxed);
-    hammer.join().expect("no panic");
+    hammers.into_iter().for_each(|hammer| hammer.join().expect("no panic"));
     // Whatever was sent before these has arrived by now, if it was to.
     node.apply("policy.yaml", &open);
     datagram(&client, to, "the end");
