@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use podgate_engine::Counter;
+use podgate_engine::{Counter, Counters};
 use podgate_netfilter::Way;
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received, Waker};
 
-use super::rig::{HOLD, Queued, Step, UNKNOWN, Versions, at, packet, play, queued, shared};
-use crate::worker::gate::End;
+use super::rig::{HOLD, Queued, Step, UNKNOWN, Versions, at, packet, play, queued, shared, shared_with};
+use crate::reject::Rejects;
+use crate::worker::gate::{End, Gate};
 use crate::worker::run::Worker;
 
 /// The same batch for ever.
@@ -48,6 +49,20 @@ impl Queue for Again {
 
 #[test]
 fn a_packet_costs_no_allocation_whatever_becomes_of_it() {
+    costs_nothing(None);
+}
+
+#[test]
+fn nor_does_one_that_is_answered_or_whose_sender_is_told_nothing_more() {
+    let gate = Gate::new();
+    // The sender of the reply that is denied.
+    let until = std::time::Instant::now() + Duration::from_secs(3600);
+    gate.close_to(End::Source, at("10.1.0.9", 1).ip().into(), until);
+    let counters = costs_nothing(Some(Rejects { queue: 99, gate }));
+    assert_eq!([Counter::RejectSource, Counter::RejectRate].map(|c| counters.get(c)), [1000, 0]);
+}
+
+fn costs_nothing(rejects: Option<Rejects>) -> Arc<Counters> {
     use podgate_sandbox::Packet as Built;
     let router = "10.9.9.9".parse().unwrap();
     let (client, client2, server) = ("10.1.0.5", "10.1.0.6", "10.1.0.9");
@@ -56,6 +71,7 @@ fn a_packet_costs_no_allocation_whatever_becomes_of_it() {
         queued(Way::Original, &syn(80)),
         queued(Way::Original, &syn(81)),
         queued(Way::Reply, &Built::udp(at(server, 80), at(client, 40000), b"x")),
+        queued(Way::Reply, &Built::udp(at(server, 7), at(client, 40000), b"x")),
         queued(Way::Untracked, &syn(81)),
         queued(Way::RelatedReply, &Built::port_unreachable(router, &syn(80))),
         queued(Way::Original, &Built::syn(at(client, 40000), at(UNKNOWN, 80))),
@@ -63,7 +79,7 @@ fn a_packet_costs_no_allocation_whatever_becomes_of_it() {
         Queued { way: Some(Way::Original), hook: 4, bytes: vec![0x60; 20] },
         Queued { way: None, hook: 4, bytes: vec![] },
     ];
-    let shared = shared(HOLD, true);
+    let shared = shared_with(HOLD, true, rejects);
     // Whose packets are passed on, and whose are not any more.
     let closed = std::time::Instant::now() + Duration::from_secs(3600);
     shared.hold_gate.close_to(End::Source, at(client2, 1).ip().into(), closed);
@@ -85,8 +101,9 @@ fn a_packet_costs_no_allocation_whatever_becomes_of_it() {
         Counter::Related,
         Counter::Untracked,
     ];
-    assert_eq!(counts.map(|c| shared.counters.get(c)), [9000, 1000, 1000, 1000, 1000, 1000]);
+    assert_eq!(counts.map(|c| shared.counters.get(c)), [10_000, 1000, 1000, 1000, 1000, 1000]);
     assert!(shared.counters.get(Counter::RecordsLost) > 0);
+    Arc::clone(&shared.counters)
 }
 
 /// As [`super::rig::Port80`], without the strings that make it easy to read there.
