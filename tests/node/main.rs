@@ -17,6 +17,7 @@ mod lifecycle;
 mod load;
 mod observed;
 mod others;
+mod overload;
 mod own_node;
 mod packets;
 mod reject;

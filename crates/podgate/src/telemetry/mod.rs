@@ -37,6 +37,7 @@
 
 mod bucket;
 mod cache;
+mod conntrack;
 mod data_plane;
 pub(crate) mod events;
 pub(crate) mod facts;

@@ -14,6 +14,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Registry, TextEncoder};
 
+use super::conntrack::Conntrack;
 use super::facts::{Facts, duration, failing_seconds};
 use super::family::{Family, describe};
 use super::process::Process;
@@ -229,6 +230,7 @@ impl State {
         }
         self.register(self.enforcement.clone());
         self.register(Process::new());
+        self.register(Conntrack::new());
         self.register(Told::new(Arc::clone(&self.shares)));
         let names = [GENERATION, READY, UP, FAILING, RESTORED, PROBLEMS, WARNINGS];
         self.register(InForce { state: Arc::downgrade(self), descriptions: describe(&names) });
