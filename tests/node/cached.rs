@@ -167,17 +167,16 @@ fn no_repeated_verdict_outlives_the_change_that_contradicts_it() {
         })
     };
     let hammers: Vec<_> = (0..4).map(|_| hammer()).collect();
-    let (mut accepted, mut dropped) = (0, 0);
     for round in 0..25 {
         node.apply("policy.yaml", &open);
         let text = format!("open {round}");
         datagram(&client, to, &text);
         let whole = ArrivalKind::Datagram(text.into_bytes());
         assert!(server.await_arrival(LONG, |a| a.kind == whole).is_some(), "round {round}\n{}", node.log());
-        accepted += usize::from(node.metric(ACCEPTING) > 0.0);
+        node.await_metric(ACCEPTING, 1.0);
         node.apply("policy.yaml", &closed);
         (0..5).for_each(|_| datagram(&client, to, &format!("closed {round}")));
-        dropped += usize::from(node.metric(DROPPING) > 0.0);
+        node.await_metric(DROPPING, 1.0);
         // One that still waited for its verdict would rightly get it by the policy that comes next.
         let _turn = turn.lock().expect("no panic");
         await_empty_queues(&node);
@@ -191,7 +190,6 @@ fn no_repeated_verdict_outlives_the_change_that_contradicts_it() {
     assert!(server.await_arrival(LONG, |a| a.kind == end).is_some());
     let leaked = |kind: &ArrivalKind| matches!(kind, ArrivalKind::Datagram(text) if text.starts_with(b"closed"));
     assert_eq!(server.arrivals().iter().filter(|a| leaked(&a.kind)).count(), 0, "{}", node.log());
-    assert!(accepted > 0 && dropped > 0, "the race was not run: {accepted} {dropped}");
     assert!(hammered.load(Ordering::Relaxed) > 100);
 }
 
