@@ -71,6 +71,11 @@ CONFORMANCE_PART := updated|stacked|named port|CIDR|IPBlock|independently|after 
 conformance-part: setup-cluster image
 	FOCUS='Netpol.*($(CONFORMANCE_PART))' tests/cluster/with tests/cluster/conformance
 
+# Not part of `test`: emulated where there is no KVM (tests/kernels/README.md says how long). KERNELS_ARGS="node=kernels".
+.PHONY: test-kernels
+test-kernels: setup-test ## the kernel's tests and the node tests in a virtual machine with a stock Debian kernel (root)
+	tests/kernels/run $(KERNELS_ARGS)
+
 .PHONY: image
 image: ## the container image, from scratch with the static binary: target/image/podgate.tar (root)
 	@tests/setup gcc libc6-dev binutils buildah

@@ -11,6 +11,8 @@ mod established;
 mod handover;
 mod hold;
 mod kernel;
+#[path = "../kernels/mod.rs"]
+mod kernels;
 mod kit;
 mod large;
 mod lifecycle;
