@@ -19,7 +19,7 @@ demo: setup-demo ## the main job on real packets, no cluster (root)
 	target/release/podgate demo $(DEMO_ARGS)
 
 .PHONY: test
-test: setup-test privileges fmt clippy doc unit demo deploy-test cluster-test conformance-part ## everything, as CI runs it (root)
+test: setup-test privileges fmt clippy doc unit fuzz-short demo deploy-test cluster-test conformance-part ## everything, as CI runs it (root)
 	@echo "make test: all passed"
 
 .PHONY: fmt
