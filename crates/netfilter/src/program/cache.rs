@@ -208,7 +208,7 @@ pub(crate) fn add(transaction: &mut Transaction, entries: &[CacheEntry]) {
     });
 }
 
-/// Deletes entries; the kernel's answer tells what each did (see [`hits`]).
+/// Deletes entries; the kernel's notices tell what each did (see [`deleted`]).
 pub(crate) fn forget(transaction: &mut Transaction, what: Forget<'_>) {
     match what {
         Forget::These(entries) => in_sets(entries, |set, elements| {
