@@ -277,6 +277,7 @@ fn a_client_of_a_service_is_told_as_well() {
     node.start(&REJECT);
     // Distributions' kernels tell whom a new connection's client asked; others do not, which the agent says.
     let kernel_tells = !node.log().contains("does not tell whom clients of Services asked");
+    println!("kernels: tells whom clients of Services asked: {kernel_tells}");
     for (address, service) in
         [(web.v4(), IpAddr::from([10, 96, 0, 10])), (web.v6(), "fd00:96::a".parse().expect("one"))]
     {
