@@ -384,3 +384,83 @@ fn whatever_hands_do_to_the_table_is_mended_told_and_cuts_nobody() {
     let told = node.log().matches("somebody else changed or removed table inet podgate").count();
     assert_eq!(told, edits.len(), "{}", node.log());
 }
+
+/// Waits until a number of chains is told that use bits of ours. Each look is a request, and the pace.
+#[track_caller]
+fn await_collisions(node: &Node, wanted: usize) {
+    let deadline = Instant::now() + LONG;
+    while node.metric("podgate_mark_collisions") != wanted as f64 {
+        assert!(Instant::now() < deadline, "not {wanted}: {}\n{}", node.get("/readyz").1, node.log());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn whoever_else_uses_our_bits_of_marks_and_labels_is_told_and_nobody_who_does_not() {
+    let (mut node, ..) = shop();
+    // Standing before the agent comes.
+    KUBE_PROXY.iter().for_each(|rule| run(&node, "iptables-nft", &format!("-w {rule}")));
+    run(&node, "iptables-nft", "-w -t mangle -A PREROUTING -j MARK --or-mark 0x400");
+    node.start(&[]);
+    await_collisions(&node, 1);
+    let told = node.agent().await_line("table ip mangle, chain PREROUTING, uses packet mark bits 0x400");
+    assert!(told.contains("WARN") && told.contains("--mark-mask"), "{told}");
+    let said = node.get("/readyz");
+    assert!(said.0 == 200 && said.1.contains("marks collide: table ip mangle"), "{said:?}");
+
+    let uses = [
+        ("meta mark set meta mark or 0x2000", Some("packet mark bits 0x2000")),
+        ("meta mark set meta mark and 0xfffffbff", Some("packet mark bits 0x400")),
+        ("meta mark set 0x1800", Some("packet mark bits 0x1800")),
+        ("meta mark and 0xff00 == 0x100 accept", Some("packet mark bits 0x3c00")),
+        ("meta mark 0x801 accept", Some("packet mark bits 0x800")),
+        ("ct mark set ct mark or 0x1000", Some("connection mark bit 0x1000")),
+        ("ct mark and 0x3000 != 0 accept", Some("connection mark bit 0x1000")),
+        ("ct label set 121", Some("connection label 121")),
+        ("ct label 121 accept", Some("connection label 121")),
+        ("meta mark set meta mark or 0xffff4000", None),
+        ("meta mark and 0x4000 == 0 return", None),
+        ("meta mark 0x8001 accept", None),
+        ("meta mark set 0x1", None),
+        ("meta mark set ct mark", None),
+        ("ct mark set 0x80", None),
+        ("ct mark and 0x111 == 0x111 accept", None),
+        ("ct label set 12", None),
+        ("meta priority set 0x2400", None),
+        ("ip dscp set 0x3c", None),
+    ];
+    let chains: String = uses.iter().enumerate().map(|(n, (rule, _))| format!("chain c{n} {{ {rule}; }}; ")).collect();
+    nft(&node, &format!("table inet others {{ {chains} }}"));
+    let extensions = [
+        ("-m mark --mark 0x800/0x800 -j CONNMARK --save-mark --mask 0xf000", "packet mark bits 0x3800"),
+        ("-m connmark --mark 0x1000/0x1000", "connection mark bit 0x1000"),
+        ("-j CONNMARK --set-xmark 0x1000/0x1000", "connection mark bit 0x1000"),
+    ];
+    for (n, (rule, _)) in extensions.iter().enumerate() {
+        run(&node, "iptables-nft", &format!("-w -t raw -N x{n}"));
+        run(&node, "iptables-nft", &format!("-w -t raw -A x{n} {rule}"));
+    }
+    let expected = uses.iter().filter(|(_, told)| told.is_some()).count();
+    // The first of the extensions uses bits of both kinds.
+    await_collisions(&node, 1 + expected + extensions.len() + 1);
+    let log = node.log();
+    for (n, (rule, told)) in uses.iter().enumerate() {
+        let line = log.lines().find(|line| line.contains(&format!("table inet others, chain c{n}, uses")));
+        assert_eq!(line.is_some(), told.is_some(), "{rule}: {line:?}");
+        assert!(
+            told.is_none_or(|told| line.is_some_and(|line| line.contains(&format!("{told},")))),
+            "{rule}: {line:?}"
+        );
+    }
+    for (n, (rule, told)) in extensions.iter().enumerate() {
+        assert!(log.contains(&format!("table ip raw, chain x{n}, uses {told},")), "{rule}\n{log}");
+    }
+
+    // Gone, it is told no more.
+    nft(&node, "delete table inet others");
+    run(&node, "iptables-nft", "-w -t mangle -F");
+    run(&node, "iptables-nft", "-w -t raw -F");
+    await_collisions(&node, 0);
+    assert!(!node.get("/readyz").1.contains("collide"));
+    assert_eq!(node.metric(REPAIRS), 0.0, "{}", node.log());
+}

@@ -4,6 +4,7 @@
 
 use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR, Nla};
 
+use crate::collisions::in_rule;
 use crate::conntrack::Remembered;
 use crate::netlink::{Answer, append, attribute, attributes, be32, be64, done_code, messages, text};
 use crate::program::ownership::{self, Owner};
@@ -23,6 +24,7 @@ pub fn datagram(bytes: &[u8]) {
             _ => {}
         }
         connection(message.payload, &marks);
+        _ = in_rule(message.payload, &marks);
         _ = routes::event(&message);
         let item = body(&message);
         for (kind, value) in attributes(item) {

@@ -7,6 +7,8 @@ use std::io;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Error;
+use crate::collisions::in_rule;
+use crate::marks::Marks;
 use crate::netlink::{Channel, attribute, text};
 use crate::program::TABLE;
 use crate::program::standing::NFTA_TABLE;
@@ -15,6 +17,10 @@ use crate::queue::Waker;
 
 const NFNLGRP_NFTABLES: u32 = 7;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const NFT_MSG_DELTABLE: u16 = 2;
+const NFT_MSG_DELCHAIN: u16 = 5;
+const NFT_MSG_NEWRULE: u16 = 6;
+const NFT_MSG_DELRULE: u16 = 8;
 const NFT_MSG_NEWGEN: u16 = 15;
 const NFPROTO_INET: u8 = 1;
 
@@ -22,6 +28,7 @@ const NFPROTO_INET: u8 = 1;
 pub struct Guard {
     channel: Channel,
     ours: u32,
+    marks: Marks,
     waker: Waker,
 }
 
@@ -30,18 +37,24 @@ pub struct Guard {
 pub enum Changed {
     /// Someone else changed something in our table, or so much changed that notices were lost: look closer.
     Touched,
+    /// Something in another table changed that has to do with bits of marks: look there
+    /// ([`collisions`](crate::collisions())).
+    Others {
+        /// There is a new rule that uses bits of ours; otherwise some rule is gone, which may have.
+        collides: bool,
+    },
     /// The waker was used.
     Woken,
 }
 
 impl Guard {
-    /// Watches from now on; changes by the socket with port id `ours` don't count.
-    pub(crate) fn new(ours: u32, waker: Waker) -> Result<Self, Error> {
+    /// Watches from now on; changes by the socket with port id `ours` don't count. Bits of ours are `marks`.
+    pub(crate) fn new(ours: u32, marks: Marks, waker: Waker) -> Result<Self, Error> {
         let mut channel = Channel::open(NETLINK_NETFILTER)?;
         // The notices of a large change of our own pass through here too.
         channel.receive_room(16 << 20);
         channel.join(NFNLGRP_NFTABLES)?;
-        Ok(Self { channel, ours, waker })
+        Ok(Self { channel, ours, marks, waker })
     }
 
     /// Ends the wait from another thread.
@@ -49,12 +62,12 @@ impl Guard {
         self.waker.clone()
     }
 
-    /// Waits until someone else changes our table. What happened before the waker was used is told before that.
+    /// Waits until someone else changes our table, or a rule of another one that matters. What happened before the waker was used is told before that.
     pub fn changed(&mut self) -> Result<Changed, Error> {
         let failed = |error| Error::io("watch our nftables table", error);
         loop {
-            if self.drain().map_err(failed)? {
-                return Ok(Changed::Touched);
+            if let Some(changed) = self.drain().map_err(failed)? {
+                return Ok(changed);
             }
             if self.waker.take() {
                 return Ok(Changed::Woken);
@@ -63,20 +76,31 @@ impl Guard {
         }
     }
 
-    /// Reads all notices that wait: is one of them about our table and not by us?
-    fn drain(&mut self) -> io::Result<bool> {
-        let (ours, mut touched) = (self.ours, false);
+    /// Reads all notices that wait, and tells the most important: one about our table that is not by us, before others.
+    fn drain(&mut self) -> io::Result<Option<Changed>> {
+        let (ours, marks) = (self.ours, self.marks);
+        let (mut touched, mut collides, mut gone) = (false, false, false);
         loop {
             let read = self.channel.read(&mut |message| {
-                touched |= message.kind >> 8 == NFNL_SUBSYS_NFTABLES
-                    && message.kind & 0xff != NFT_MSG_NEWGEN
-                    && message.port != ours
-                    && message.payload.first() == Some(&NFPROTO_INET)
-                    && attribute(body(&message), NFTA_TABLE).map(text) == Some(TABLE);
+                if message.kind >> 8 != NFNL_SUBSYS_NFTABLES || message.port == ours {
+                    return;
+                }
+                let kind = message.kind & 0xff;
+                if kind == NFT_MSG_NEWGEN {
+                    return;
+                }
+                let is_inet = message.payload.first() == Some(&NFPROTO_INET);
+                if is_inet && attribute(body(&message), NFTA_TABLE).map(text) == Some(TABLE) {
+                    touched = true;
+                } else {
+                    collides |= kind == NFT_MSG_NEWRULE && !in_rule(message.payload, &marks).is_empty();
+                    gone |= matches!(kind, NFT_MSG_DELTABLE | NFT_MSG_DELCHAIN | NFT_MSG_DELRULE);
+                }
             });
             match read {
                 Ok(true) => {}
-                Ok(false) => return Ok(touched),
+                Ok(false) if touched => return Ok(Some(Changed::Touched)),
+                Ok(false) => return Ok((collides || gone).then_some(Changed::Others { collides })),
                 // Notices were lost: perhaps such a one.
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => touched = true,
                 Err(error) => return Err(error),

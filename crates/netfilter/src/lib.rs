@@ -8,6 +8,7 @@
 //!  Guard       someone else touched our table
 //!  life        whether the agent that owns the table lives
 //!  conntrack   takes back what was remembered of connections
+//!  collisions  other tables that use bits of ours
 //!  routes      host routes that go away: their addresses are unknown again
 //!  bridge      packets between bridged pods reach the IP hooks only with br_netfilter
 //!  probe       what this kernel can do, each missing thing in one line
@@ -19,6 +20,7 @@
 
 mod bridge;
 mod cleanup;
+mod collisions;
 pub mod conntrack;
 mod error;
 mod features;
@@ -35,6 +37,7 @@ mod routes;
 
 pub use bridge::{BridgeState, ensure_bridged_filtered};
 pub use cleanup::{Cleanup, cleanup};
+pub use collisions::{Bits, Collision, collisions};
 pub use error::{Error, Missing};
 pub use features::{Features, probe};
 pub use guard::{Changed, Guard};

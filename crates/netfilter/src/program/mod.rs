@@ -252,7 +252,7 @@ impl Program {
     /// A watch that notices when anyone else changes our table.
     pub fn guard(&self) -> Result<Guard, Error> {
         let waker = Waker::new().map_err(|e| Error::io("make an eventfd", e))?;
-        Guard::new(self.channel.port(), waker)
+        Guard::new(self.channel.port(), self.plan.marks, waker)
     }
 
     fn change(&mut self, update: &Update<'_>, fresh: bool) -> Result<(), Error> {

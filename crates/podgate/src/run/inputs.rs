@@ -1,12 +1,13 @@
 //! Who speaks to the control loop: the source of truth, routes, the ruleset, signals, the clock. Each is a task or a
 //! thread of its own that sends messages and knows nothing else.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::thread::Thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use podgate_netfilter::{Changed, Guard, RouteWatch};
+use podgate_netfilter::{Changed, Collision, Guard, RouteWatch};
 use podgate_watch::Event;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, Sender};
@@ -26,6 +27,15 @@ pub(crate) enum Input {
     RoutesBack(Vec<IpAddr>),
     /// Somebody else changed our table, as the guard of this number noticed.
     RulesetChanged(u64),
+    /// Rules of other tables changed: one that uses bits of our marks is there, or one is gone.
+    OthersChanged {
+        /// It is there.
+        collides: bool,
+    },
+    /// Time to look at other tables' rules.
+    LookAtOthers,
+    /// Which of them use bits of our marks.
+    Collisions(BTreeSet<Collision>),
     /// Verdicts that the kernel could repeat; none: it is only time to look at those that it does.
     Offered(Vec<Offer>),
     /// Established connections have been judged again.
@@ -172,8 +182,12 @@ pub(crate) fn ruleset(mut guard: Guard, number: u64, inputs: Sender<Input>) -> s
         loop {
             match guard.changed() {
                 Ok(Changed::Woken) => return,
-                Ok(_) => {
-                    if inputs.blocking_send(Input::RulesetChanged(number)).is_err() {
+                Ok(changed) => {
+                    let input = match changed {
+                        Changed::Others { collides } => Input::OthersChanged { collides },
+                        _ => Input::RulesetChanged(number),
+                    };
+                    if inputs.blocking_send(input).is_err() {
                         return;
                     }
                 }

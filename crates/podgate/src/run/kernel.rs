@@ -296,7 +296,7 @@ impl Kernel {
                 waker.wake();
             });
             let mut change = Changed::Touched;
-            while owner()?.as_ref() == Some(program.owner()) && change == Changed::Touched {
+            while owner()?.as_ref() == Some(program.owner()) && change != Changed::Woken {
                 change = guard.changed()?;
             }
             drop(done);

@@ -10,6 +10,7 @@
 
 mod boot;
 mod cache;
+mod collisions;
 mod control;
 mod descriptors;
 mod holding;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podgate_netfilter::{BridgeState, ensure_bridged_filtered};
+use podgate_netfilter::{BridgeState, Collision, ensure_bridged_filtered};
 use podgate_policy::Warning;
 use podgate_watch::Problem;
 
@@ -24,6 +24,10 @@ pub(crate) struct News {
     /// [`Input::TryAgain`](super::inputs::Input::TryAgain) is on its way.
     pub(super) trying_again: bool,
     pub(super) checked_bridges: BTreeSet<IpAddr>,
+    /// Others that use bits of our marks.
+    pub(super) collisions: BTreeSet<Collision>,
+    /// [`Input::LookAtOthers`](super::inputs::Input::LookAtOthers) is on its way.
+    pub(super) looking_at_others: bool,
 }
 
 impl Control {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use podgate_netfilter::ProgramSettings;
+use podgate_netfilter::{Marks, ProgramSettings};
 use podgate_policy::Build;
 use tokio::sync::mpsc::Sender;
 
@@ -37,6 +37,11 @@ impl<'a> Plane<'a> {
         Plane { args, settings, inputs, events: None, kernel: None, followed }
     }
 
+    /// Our bits of marks and labels.
+    pub(crate) fn marks(&self) -> Marks {
+        self.settings.marks
+    }
+
     /// Starts everything with the first snapshot, which must be published already.
     pub(crate) fn start(&mut self, control: &mut Control, first: &Build) -> Result<()> {
         let (events, hold) = serve::start(self.args, &mut self.settings, control)?;
@@ -60,6 +65,7 @@ impl<'a> Plane<'a> {
         self.kernel = Some(kernel.context("programming the kernel")?);
         control.state.kernel_transactions.inc();
         inputs::strict_after(self.args.loose(), self.inputs.clone());
+        control.look_at_others(self);
         Ok(())
     }
 

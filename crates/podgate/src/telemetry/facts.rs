@@ -27,6 +27,8 @@ pub(crate) struct Facts {
     pub(crate) queues: Option<RangeInclusive<u16>>,
     /// What the kernel diverts; None until its program is installed.
     pub(crate) diversion: Option<Diversion>,
+    /// Who else on the node uses bits of our marks and labels, in words.
+    pub(crate) collisions: Vec<String>,
 }
 
 /// What the kernel sends up, and what it lets go.
@@ -59,6 +61,7 @@ impl Facts {
             let count = self.problems.len();
             remarks.push(format!("problems at the source: {count}, see `podgate status` or the log"));
         }
+        remarks.extend(self.collisions.iter().map(|collision| format!("marks collide: {collision}")));
         remarks
     }
 }

@@ -232,7 +232,7 @@ impl State {
         self.register(Process::new());
         self.register(Conntrack::new());
         self.register(Told::new(Arc::clone(&self.shares)));
-        let names = [GENERATION, READY, UP, FAILING, RESTORED, PROBLEMS, WARNINGS];
+        let names = [GENERATION, READY, UP, FAILING, RESTORED, PROBLEMS, WARNINGS, COLLISIONS];
         self.register(InForce { state: Arc::downgrade(self), descriptions: describe(&names) });
     }
 }
@@ -262,6 +262,10 @@ const PROBLEMS: super::family::Name = (
 const WARNINGS: super::family::Name = (
     "podgate_policy_warnings",
     "Things in the world that are valid but hardly meant, such as a policy without effect; `podgate status` says which.",
+);
+const COLLISIONS: super::family::Name = (
+    "podgate_mark_collisions",
+    "Chains of other tables that use bits of podgate's packet mark, connection mark or label; the log says which.",
 );
 
 /// Tells the readiness and the facts; a weak link, as the registry that holds this is a part of the state.
@@ -298,6 +302,7 @@ impl Collector for InForce {
             single(RESTORED, truth(facts.restored.is_some())),
             single(PROBLEMS, facts.problems.len() as f64),
             single(WARNINGS, facts.warnings.len() as f64),
+            single(COLLISIONS, facts.collisions.len() as f64),
         ]
     }
 }
