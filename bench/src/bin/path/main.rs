@@ -53,7 +53,7 @@ struct Args {
     pairs: u32,
 
     /// Seconds of each measurement; UDP takes half of that.
-    #[arg(long, default_value_t = 1.2)]
+    #[arg(long, default_value_t = 1.5)]
     seconds: f64,
 
     /// Queues (and workers) of each side that has any.
