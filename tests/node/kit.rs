@@ -35,6 +35,9 @@ pub(crate) struct Agent {
     log: Arc<Log>,
 }
 
+/// Where agents that follow a cluster look for its API server, in the node's namespace.
+pub(crate) const API: &str = "127.0.0.1:9";
+
 /// The default of `--http`.
 const PORT: u16 = 9840;
 
@@ -152,21 +155,47 @@ impl Node {
         agent
     }
 
-    /// Starts another agent beside the one that runs, which follows a cluster whose API server does not answer.
+    /// Starts another agent beside the one that runs, which follows a cluster whose API server does not answer, unless
+    /// there is one at [`API`].
     pub(crate) fn launch_in_the_dark(&mut self, arguments: &[&str]) -> Agent {
+        self.follow_cluster(mortal(binary()), arguments)
+    }
+
+    /// Likewise; its state directory is a disk of so many KiB, which only it and [`disk`](Self::disk) see.
+    pub(crate) fn launch_on_a_small_disk(&mut self, kib: u32, arguments: &[&str]) -> Agent {
+        let state = self.state_directory();
+        std::fs::create_dir_all(&state).expect("made");
+        let mut command = mortal("unshare");
+        let script = format!("mount -t tmpfs -o size={kib}k none \"$0\" && exec \"$@\"");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]).arg(state).arg(binary());
+        self.follow_cluster(command, arguments)
+    }
+
+    fn state_directory(&self) -> PathBuf {
+        self.directory().join(".state")
+    }
+
+    fn follow_cluster(&mut self, mut command: std::process::Command, arguments: &[&str]) -> Agent {
         self.port += 1;
-        let (http, state) = (format!("127.0.0.1:{}", self.port), self.directory().join(".state"));
+        let http = format!("127.0.0.1:{}", self.port);
         let kubeconfig = self.directory().join(".kubeconfig");
-        let text = "{apiVersion: v1, kind: Config, current-context: c, clusters: [{name: c, cluster: {server: \
-                    'http://127.0.0.1:9'}}], users: [{name: u, user: {}}], contexts: [{name: c, context: {cluster: c, \
-                    user: u}}]}";
+        let text = format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, clusters: [{{name: c, cluster: {{server: \
+             'http://{API}'}}}}], users: [{{name: u, user: {{}}}}], contexts: [{{name: c, context: {{cluster: c, user: u}}}}]}}"
+        );
         std::fs::write(&kubeconfig, text).expect("written");
-        let mut command = mortal(binary());
         command.args(["run", "--node", self.host.name(), "--http", &http]).args(arguments);
-        command.arg("--kubeconfig").arg(kubeconfig).arg("--state-dir").arg(state);
+        command.arg("--kubeconfig").arg(kubeconfig).arg("--state-dir").arg(self.state_directory());
         let agent = Agent::watch(self.netns(), command).on_port(self.port);
         agent.await_line("listening");
         agent
+    }
+
+    /// The agent's state directory, as it sees it.
+    pub(crate) fn disk(&self) -> PathBuf {
+        let seen = self.state_directory();
+        let root = PathBuf::from(format!("/proc/{}/root", self.agent().process.id()));
+        root.join(seen.strip_prefix("/").expect("an absolute path"))
     }
 
     /// Starts another agent and waits until it is ready; the one before is returned, and is no longer the node's.

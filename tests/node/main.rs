@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod addresses;
+mod apiserver;
 mod bridged;
 mod cached;
 mod doors;

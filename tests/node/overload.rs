@@ -12,8 +12,10 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use podgate_sandbox::ProbeKind::Tcp;
 use podgate_sandbox::{DENY_WAIT, PATIENCE, Packet, Pod, PodOptions, Probe, Server};
+use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::apiserver::{ApiServer, NAMESPACES, NODES, PODS, POLICIES};
 use crate::kit::{LONG, Node, pair, web_on};
 
 const OPEN: u16 = 80;
@@ -239,5 +241,69 @@ fn a_full_connection_table_is_told_and_over_when_there_is_room() {
     println!("resident before {} KiB, after {} KiB", before >> 10, memory(&node, "VmRSS") >> 10);
     assert!(memory(&node, "VmRSS") < before + BOUND);
     node.apply("policy.yaml", &web_on("TCP", OPEN));
+    expect_well(&node, &web, &client);
+}
+
+#[test]
+fn a_full_disk_is_told_and_stops_no_policy_and_is_over_when_there_is_room() {
+    let (mut node, web, client, _server) = pair(&[OPEN, CLOSED], &[]);
+    let api = ApiServer::start(node.netns());
+    let ranges = node.host.pod_ranges().iter().map(ToString::to_string).collect::<Vec<_>>();
+    api.put(NAMESPACES, json!({"metadata": {"name": "shop"}}));
+    api.put(NODES, json!({"metadata": {"name": node.host.name()}, "spec": {"podCIDRs": ranges}}));
+    for pod in [&web, &client] {
+        let options = pod.options();
+        let addresses: Vec<_> = pod.addresses().iter().map(|address| json!({"ip": address})).collect();
+        let metadata = json!({"name": options.name, "namespace": options.namespace, "labels": {"app": options.name}});
+        let status = json!({"phase": "Running", "podIPs": addresses});
+        api.put(PODS, json!({"metadata": metadata, "spec": {"nodeName": node.host.name()}, "status": status}));
+    }
+    let open = |port: u16| {
+        let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"protocol": "TCP", "port": port}]}]});
+        api.put(POLICIES, json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec}));
+    };
+    open(OPEN);
+    let agent = node.launch_on_a_small_disk(256, &[]);
+    agent.await_ready();
+    node.adopt(agent);
+    let up = "podgate_saved_world_up";
+    node.await_metric(up, 1.0);
+    expect_well(&node, &web, &client);
+
+    // Somebody else takes all the room there is.
+    let other = node.disk().join("other");
+    let mut file = fs::File::create(&other).expect("made");
+    for size in [4096, 64, 1] {
+        while file.write_all(&vec![1; size]).is_ok() {}
+    }
+    // More than what is left in the page at the end of the journal.
+    let large = "x".repeat(60);
+    for n in 0..100 {
+        api.put(NAMESPACES, json!({"metadata": {"name": format!("n{n}"), "labels": {"large": large}}}));
+    }
+    let deadline = Instant::now() + LONG;
+    while node.metric(up) > 0.0 {
+        assert!(Instant::now() < deadline, "{}", node.log());
+        std::thread::yield_now();
+    }
+    node.await_metric("podgate_namespaces", 101.0);
+    let generation = node.generation();
+    open(CLOSED);
+    node.await_generation(generation + 1);
+    node.expect(&[
+        Probe::closed(client.client(), web.v4(), Tcp(OPEN)),
+        Probe::open(client.client(), web.v4(), Tcp(CLOSED)),
+    ]);
+    let status = node.get("/readyz").1;
+    node.agent().await_line("No space left");
+    assert_eq!(node.get("/healthz").0, 200, "{status}");
+
+    fs::remove_file(&other).expect("removed");
+    drop(file);
+    node.await_metric(up, 1.0);
+    assert_eq!(node.metric("podgate_saved_world_lost_changes_total"), 0.0, "{}", node.log());
+    open(OPEN);
+    node.await_generation(generation + 2);
     expect_well(&node, &web, &client);
 }
