@@ -238,7 +238,8 @@ impl Program {
     }
 
     /// Do the table, its chains, rules and sets stand as we made them? One small request if nobody changed any rule
-    /// set since the last time, four otherwise. What is in the sets is not looked at.
+    /// set since the last time, four otherwise. What is in the sets is not looked at, nor what the rules say: whoever replaces
+    /// one is noticed by the [`guard`](Self::guard) only.
     pub fn intact(&mut self) -> Result<bool, Error> {
         let now = generation(&mut self.channel)?;
         if self.generation == Some(now) {

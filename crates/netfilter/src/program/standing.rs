@@ -24,8 +24,8 @@ const NFTA_RULE_USERDATA: u16 = 7;
 const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_HANDLE: u16 = 16;
 
-/// The table's handles: equal as long as nobody else made, deleted or replaced anything in it. What is in the sets is
-/// not part of it.
+/// The table's handles: equal as long as nobody else made or deleted anything in it. What is in the sets is not part of it,
+/// nor what a rule says: one that is replaced keeps its handle (kernel 6.18).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Standing {
     table: u64,

@@ -160,8 +160,9 @@ impl Ownership {
         }
         self.highest = self.highest.max(owner.generation);
         self.mine = Some(owner.clone());
-        self.leave_other();
+        // Before it may be ready again: who sees that asks whose the table is.
         self.state.owner.set(1);
+        self.leave_other();
         if replaces {
             self.later(LAST_VERDICTS, Notice::Settled(self.number));
         }
