@@ -144,8 +144,22 @@ fn lost(node: &Node) -> f64 {
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-fn await_share(node: &Node) {
-    node.await_metric(SHARE, 1.0);
+/// Waits until it is known whose the packets are; a pod that is alone has no share, as nobody would be the better for it.
+fn await_watch(node: &Node) {
+    let deadline = Instant::now() + LONG;
+    while !rules(node).contains("update @share4") {
+        assert!(Instant::now() < deadline, "{}\n{}", rules(node), node.log());
+    }
+    assert_eq!(node.metric(SHARE), 0.0, "{}", node.log());
+}
+
+/// Waits until there are shares, as somebody else is there now.
+fn await_share(node: &Node, client: &Pod, web: &Pod) {
+    let deadline = Instant::now() + LONG;
+    while node.metric(SHARE) < 1.0 {
+        good(client, web);
+        assert!(Instant::now() < deadline, "{}", node.log());
+    }
 }
 
 /// Waits until there is no share any more. Each look is a request, and the pace.
@@ -177,7 +191,8 @@ fn a_pod_that_floods_uses_up_its_own_share_and_no_other_pods() {
     node.start(&["--queues", "1", "--cache", "0"]);
     let plain = rules(&node);
     let flood = Flood::start(evil.netns(), own, web.v4());
-    await_share(&node);
+    await_watch(&node);
+    await_share(&node, &client, &web);
     assert!(rules(&node).contains("update @share4 { ip saddr limit rate over"), "{}", rules(&node));
     await_calm(&client, &web, &node, "evil");
     let (limit, over) = (node.metric(SHARE), dropped(&node, "evil"));
@@ -204,13 +219,14 @@ fn a_flood_from_outside_with_forged_sources_uses_up_its_victims_share_only() {
     let outside = node.host.outside("outside", &[Ipv4Addr::new(203, 0, 113, 9).into()]).expect("an outside");
     node.start(&["--queues", "1", "--cache", "0"]);
     let flood = Flood::start(outside.netns(), forged, target.v4());
-    await_share(&node);
+    await_watch(&node);
+    await_share(&node, &client, &web);
     await_calm(&client, &web, &node, "target");
     assert_eq!((dropped(&node, "client"), dropped(&node, "web")), (None, None), "{}", node.get("/metrics").1);
 
     // The next agent finds out for itself, and the one before has nothing to do with it any more.
     let old = node.hand_over(&["--queues", "1", "--cache", "0"]);
-    await_share(&node);
+    await_share(&node, &client, &web);
     await_calm(&client, &web, &node, "target");
     old.await_unready("handed over to a newer agent");
     let deadline = Instant::now() + LONG;

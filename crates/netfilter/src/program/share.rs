@@ -88,6 +88,7 @@ impl Program {
         if self.plan.share.is_some() {
             self.switch_share(None, false)?;
             excess = self.excess()?;
+            excess.retain(|one| one.packets > 0);
         } else if share.is_none() {
             return Ok(excess);
         }
@@ -95,13 +96,12 @@ impl Program {
         Ok(excess)
     }
 
-    /// What each pod had over its share so far, as far as it had any.
+    /// What each pod had over its share so far: each that sent, or got, packets since the share is in force.
     pub fn excess(&mut self) -> Result<Vec<Excess>, Error> {
         let mut all = Vec::new();
         for family in Family::BOTH {
             read(&mut self.channel, family, &mut all)?;
         }
-        all.retain(|one| one.packets > 0);
         Ok(all)
     }
 

@@ -32,6 +32,8 @@ fn is_share(count: usize, took: Duration) -> bool {
 
 fn excess(program: &mut Program) -> Vec<(IpAddr, u64)> {
     let mut all: Vec<_> = program.excess().unwrap().into_iter().map(|Excess { pod, packets }| (pod, packets)).collect();
+    // Others are those that had no more than their share.
+    all.retain(|(_, packets)| *packets > 0);
     all.sort();
     all
 }

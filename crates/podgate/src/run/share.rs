@@ -3,12 +3,17 @@
 //!
 //! ```text
 //!   worker: full batches without a break ──▶ look at the queues ──▶ packets are lost, again and again
-//!                                                                      └▶ shares: half of what a worker can judge
-//!   every quarter of a second, while there are shares
+//!                                                                      └▶ watch: see in the kernel whose they are
+//!   every quarter of a second, while packets are lost or there are shares
+//!       watching, and they are of several pods ──────────▶ shares: half of what a worker can judge
 //!       packets are still lost ──────────────────────────▶ half of it
 //!       none is, but pods have more than their share ────▶ after a while, half as much again
-//!       no pod has more for five seconds ────────────────▶ no shares
+//!       one pod is alone for a while ────────────────────▶ watch
+//!       no pod has more for five seconds, none is lost ──▶ no shares
 //! ```
+//!
+//! One pod that is alone has no share: nobody else would be the better for it. To watch is to have shares that nobody can
+//! use up, so that the kernel notes who sends.
 //!
 //! The aim is the largest share with which nothing is lost in the queues: who asks for less gets what it asks for, and
 //! all others the same, up to what the workers can do. Nobody knows that number, as it depends on who asks; so it is
@@ -65,7 +70,9 @@ const LOSING: u32 = 2;
 const APART: Duration = Duration::from_secs(1);
 /// No pod gets less than so many packets a second, each of which begins a connection as a rule.
 const LEAST: u32 = 100;
-/// Before more is tried.
+/// What no pod can send in a second, for watching.
+const WATCH: u32 = 1_000_000_000;
+/// Before more is tried, or nobody else is thought to be there.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Before it is tried once more where it was too much again and again.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(64);
@@ -79,6 +86,8 @@ struct Seen {
     losing: bool,
     /// Pods had more than their share since then.
     excess: bool,
+    /// Packets came from (or to) one pod at most, since the share was changed.
+    alone: bool,
 }
 
 /// What is to be done about it.
@@ -93,7 +102,11 @@ enum Act {
 /// How large a share is.
 #[derive(Debug)]
 struct Regulator {
+    /// [`WATCH`], or a share.
     limit: u32,
+    /// The first share.
+    first: u32,
+    changed: Instant,
     /// The latest change, whose effect is not to be seen in the look after it: the queues were full.
     fresh: bool,
     /// Nothing was lost since then.
@@ -106,10 +119,19 @@ struct Regulator {
 }
 
 impl Regulator {
-    /// Begins with half of what the busiest worker could judge in a second.
+    /// Begins by watching; the first share is half of what the busiest worker could judge in a second.
     fn new(rate: u32, now: Instant) -> Self {
-        let limit = (rate / 2).max(LEAST);
-        Regulator { limit, fresh: true, calm_since: now, quiet_since: now, patience: PATIENCE, tried: false }
+        let first = (rate / 2).max(LEAST);
+        Regulator {
+            limit: WATCH,
+            first,
+            changed: now,
+            fresh: true,
+            calm_since: now,
+            quiet_since: now,
+            patience: PATIENCE,
+            tried: false,
+        }
     }
 
     fn look(&mut self, seen: Seen, now: Instant) -> Act {
@@ -120,28 +142,42 @@ impl Regulator {
             self.calm_since = now;
             return Act::Keep;
         }
+        if self.limit == WATCH {
+            return self.watch(seen, now);
+        }
+        if seen.alone && now.duration_since(self.changed) >= PATIENCE {
+            return self.change(WATCH, now);
+        }
         if seen.losing {
             self.calm_since = now;
             if std::mem::take(&mut self.tried) {
                 self.patience = (self.patience * 2).min(LONGEST_PATIENCE);
             }
-            return self.change((self.limit / 2).max(LEAST));
+            return self.change((self.limit / 2).max(LEAST), now);
         }
         if now.duration_since(self.quiet_since) >= QUIET {
             return Act::End;
         }
         if seen.excess && now.duration_since(self.calm_since) >= self.patience {
             self.tried = true;
-            return self.change(self.limit.saturating_add(self.limit / 2));
+            return self.change(self.limit.saturating_add(self.limit / 2), now);
         }
         Act::Keep
     }
 
-    fn change(&mut self, limit: u32) -> Act {
+    fn watch(&mut self, seen: Seen, now: Instant) -> Act {
+        if seen.losing {
+            self.quiet_since = now;
+            return if seen.alone { Act::Keep } else { self.change(self.first, now) };
+        }
+        if now.duration_since(self.quiet_since) >= QUIET { Act::End } else { Act::Keep }
+    }
+
+    fn change(&mut self, limit: u32, now: Instant) -> Act {
         if limit == self.limit {
             return Act::Keep;
         }
-        self.limit = limit;
+        (self.limit, self.changed) = (limit, now);
         self.fresh = true;
         Act::Limit(limit)
     }
@@ -288,9 +324,7 @@ impl Control {
         let regulator = Regulator::new(rate, Instant::now());
         tracing::warn!(
             judged = rate,
-            share = regulator.limit,
-            "overload: more comes up than can be judged, and is lost; until that is over each pod may have `share` \
-             packets a second judged, of the `judged` that a worker can"
+            "overload: more comes up than the `judged` packets a second of a worker, and is lost"
         );
         self.sharing.counted.clear();
         if self.limit(kernel, Some(regulator.limit)) {
@@ -306,21 +340,28 @@ impl Control {
         let Some(kernel) = plane.kernel.as_mut().filter(|kernel| kernel.is_owner()) else {
             return self.tell_no_share();
         };
-        let excess = match kernel.excess() {
-            Ok(excess) => self.count_excess(excess),
+        let (alone, excess) = match kernel.excess() {
+            Ok(excess) => (excess.len() < 2, self.count_excess(excess)),
             Err(error) => {
                 tracing::warn!(%error, "the pods' shares cannot be read");
-                true
+                (false, true)
             }
         };
         let Some(queues) = self.look_at_queues(kernel) else { return self.end_shares(kernel) };
         let losing = self.sharing.looks.as_ref().is_none_or(|looks| queues.losing_since(&looks.latest));
         self.sharing.looks = Some(Looks::begin(queues));
-        let seen = Seen { losing, excess };
+        let seen = Seen { losing, excess, alone };
         match regulator.look(seen, Instant::now()) {
             Act::Keep => {}
             Act::Limit(limit) => {
-                tracing::info!(share = limit, lost = seen.losing, "overload: another share");
+                match limit {
+                    WATCH => tracing::info!("overload: one pod is alone, and has no share"),
+                    _ => tracing::warn!(
+                        share = limit,
+                        lost = seen.losing,
+                        "overload: until it is over each pod may have `share` packets a second judged"
+                    ),
+                }
                 if !self.limit(kernel, Some(limit)) {
                     return;
                 }
@@ -358,7 +399,7 @@ impl Control {
                 self.count_excess(excess);
                 // The next share counts anew.
                 self.sharing.counted.clear();
-                self.sharing.told.set(limit.filter(|_| kernel.is_owner()));
+                self.sharing.told.set(limit.filter(|limit| *limit != WATCH && kernel.is_owner()));
                 kernel.is_owner()
             }
             Err(error) if is_unknown_to_kernel(&error) => {
@@ -395,9 +436,9 @@ fn is_unknown_to_kernel(error: &Error) -> bool {
 mod tests {
     use super::*;
 
-    const LOSING_NOW: Seen = Seen { losing: true, excess: true };
-    const OVER: Seen = Seen { losing: false, excess: true };
-    const QUIET_NOW: Seen = Seen { losing: false, excess: false };
+    const LOSING_NOW: Seen = Seen { losing: true, excess: true, alone: false };
+    const OVER: Seen = Seen { losing: false, excess: true, alone: false };
+    const QUIET_NOW: Seen = Seen { losing: false, excess: false, alone: false };
 
     /// A regulator that is looked at every [`TICK`].
     struct Run {
@@ -406,7 +447,14 @@ mod tests {
     }
 
     impl Run {
+        /// Past the watching.
         fn new(rate: u32) -> Self {
+            let mut run = Run::watching(rate);
+            assert_eq!(run.until(QUIET, |_| LOSING_NOW), Some((Act::Limit(rate / 2), TICK * 2)));
+            run
+        }
+
+        fn watching(rate: u32) -> Self {
             let now = Instant::now();
             Run { regulator: Regulator::new(rate, now), now }
         }
@@ -439,6 +487,19 @@ mod tests {
     #[test]
     fn shares_end_when_nobody_has_more() {
         let mut run = Run::new(8000);
+        assert_eq!(run.until(QUIET * 2, |_| QUIET_NOW), Some((Act::End, QUIET)));
+    }
+
+    #[test]
+    fn one_pod_that_is_alone_has_no_share_until_somebody_else_comes() {
+        let alone = Seen { alone: true, ..LOSING_NOW };
+        let mut run = Run::watching(8000);
+        assert_eq!(run.until(QUIET * 9, |_| alone), None);
+        assert_eq!(run.until(QUIET, |_| LOSING_NOW), Some((Act::Limit(4000), TICK)));
+        let mut acts = Vec::new();
+        while acts.last() != Some(&Act::Limit(WATCH)) {
+            acts.push(run.until(QUIET, |_| alone).unwrap().0);
+        }
         assert_eq!(run.until(QUIET * 2, |_| QUIET_NOW), Some((Act::End, QUIET)));
     }
 
