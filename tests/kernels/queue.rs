@@ -4,7 +4,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use nix::sys::signal::Signal;
 use podgate_sandbox::ProbeKind::{Tcp, Udp};
-use podgate_sandbox::{PATIENCE, Probe};
+use podgate_sandbox::{PATIENCE, PodOptions, Probe};
 
 use super::{has, release};
 use crate::kit::{Node, pair, policy, web_on};
@@ -53,10 +53,16 @@ fn the_native_expression_is_used_where_the_kernel_has_it() {
 fn two_datagrams_of_one_socket_that_wait_together_both_arrive() {
     let ports: Vec<u16> = PORTS.collect();
     let (mut node, web, client, _server) = pair(&[], &ports);
-    assert_eq!(web.v4().to_string(), "10.244.1.2", "the first pod's address");
-    let dnat = "table ip services { chain prerouting { type nat hook prerouting priority dstnat; \
-                ip daddr 10.96.0.10 udp dport 5300-5308 dnat to 10.244.1.2; }; }";
-    let (ok, said) = node.command("nft", &[dnat]);
+    let other = node.pod(PodOptions::new("shop/web2").label("app", "web"));
+    let _other = other.server(&[], &ports).expect("a server");
+    // Of the two datagrams each is sent to another pod at first, as a service proxy does it.
+    let dnat = format!(
+        "table ip services {{ chain prerouting {{ type nat hook prerouting priority dstnat; ip daddr 10.96.0.10 \
+         udp dport 5300-5308 dnat to numgen inc mod 2 map {{ 0 : {}, 1 : {} }}; }}; }}",
+        web.v4(),
+        other.v4()
+    );
+    let (ok, said) = node.command("nft", &[&dnat]);
     assert!(ok, "{said}");
     let spec =
         "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: UDP, port: 5300, endPort: 5308}]}]}";
@@ -66,7 +72,7 @@ fn two_datagrams_of_one_socket_that_wait_together_both_arrive() {
     assert_eq!(chains.contains("prerouting_udp"), release() < (6, 12), "{:?} {chains}", release());
     let service: IpAddr = "10.96.0.10".parse().expect("an address");
     // Routes and neighbours are known by then: nothing but the verdict is waited for. This port is the warm-up's alone.
-    let warm: Vec<_> = [web.v4(), web.v6()].map(|to| Probe::open(client.client(), to, Udp(5300))).into();
+    let warm: Vec<_> = [web.v4(), web.v6(), other.v4()].map(|to| Probe::open(client.client(), to, Udp(5300))).into();
     node.expect(&warm);
     let sockets: Vec<(String, UdpSocket)> = [web.v4(), web.v6(), service]
         .into_iter()
