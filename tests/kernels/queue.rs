@@ -85,7 +85,7 @@ fn two_datagrams_of_one_socket_that_wait_together_both_arrive() {
         .collect();
     // While the agent stands still, whatever is sent waits.
     let waiting = || node.command("cat", &["/proc/self/net/netfilter/nfnetlink_queue"]).1;
-    node.agent().process.signal(Signal::SIGSTOP);
+    node.agent().stand_still();
     for (_, socket) in &sockets {
         socket.send(b"A").expect("sent");
         socket.send(b"AAAA").expect("sent");

@@ -228,10 +228,17 @@ fn a_pod_that_gets_the_address_of_another_does_not_get_its_verdicts() {
 }
 
 #[test]
-fn what_somebody_puts_into_the_cache_does_not_stay() {
+fn what_somebody_puts_into_the_cache_does_not_stay_and_no_count_is_lost_by_that() {
     let (mut node, web, client, _server) = pair(&[80], &[53]);
     node.write("policy.yaml", &web_on("TCP", 80));
     node.start(&[]);
+    let mut connections = 0.0;
+    while node.metric("podgate_cache_hits_total{verdict=\"accept\"}") < 5.0 {
+        assert!(client.client().connect(web.v4(), 80, PATIENCE).is_open(), "{}", node.log());
+        connections += 1.0;
+    }
+    // Not read before they are deleted.
+    (0..10).for_each(|_| assert!(client.client().connect(web.v4(), 80, PATIENCE).is_open()));
     let (IpAddr::V4(from), IpAddr::V4(to)) = (client.v4(), web.v4()) else { panic!("IPv4 addresses") };
     let element = format!("add element inet podgate cache_accept4 {{ {from} . {to} . 17 . 53 }}");
     let before = node.metric("podgate_kernel_repairs_total");
@@ -239,4 +246,5 @@ fn what_somebody_puts_into_the_cache_does_not_stay() {
     assert!(added, "{said}");
     node.await_metric("podgate_kernel_repairs_total", before + 1.0);
     node.expect(&[Probe::closed(client.client(), web.v4(), Udp(53))]);
+    assert_eq!(node.rule_count(RULE), connections + 10.0);
 }

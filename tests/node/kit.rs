@@ -3,6 +3,8 @@
 //! A test makes a [`Node`], adds pods, starts the agent, applies manifests and probes. Everything is gone with the
 //! test process, however it ends. Edits are awaited by generation, never by time.
 
+use std::cell::Cell;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::Signal;
 use podgate_sandbox::{Host, HostOptions, Netns, Pod, PodOptions, Probe, Process, Server, mortal, unexpected};
 
@@ -25,6 +28,7 @@ pub(crate) struct Node {
     name: Option<String>,
     /// The next agent's HTTP port: two may run at once.
     port: u16,
+    _turn: Option<Turn>,
 }
 
 /// A running agent.
@@ -37,6 +41,38 @@ pub(crate) struct Agent {
 
 /// Where agents that follow a cluster look for its API server, in the node's namespace.
 pub(crate) const API: &str = "127.0.0.1:9";
+
+/// A test's turn. Received packets wait in queues of a processor, not of a namespace: who floods takes them from all.
+pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] Flock<File>);
+
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Turn {
+    /// For a test that floods: no other one runs meanwhile, in this process or another.
+    pub(crate) fn alone() -> Self {
+        ALONE.set(true);
+        Self::take(FlockArg::LockExclusive)
+    }
+
+    /// None: this thread is alone.
+    fn beside_others() -> Option<Self> {
+        (!ALONE.get()).then(|| Self::take(FlockArg::LockShared))
+    }
+
+    /// By a lock on a directory that is everywhere, which leaves nothing behind.
+    fn take(lock: FlockArg) -> Self {
+        let place = File::open(std::env::temp_dir()).expect("a directory");
+        Turn(Flock::lock(place, lock).map_err(|(_, errno)| errno).expect("a lock"))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        ALONE.set(false);
+    }
+}
 
 /// The default of `--http`.
 const PORT: u16 = 9840;
@@ -56,7 +92,14 @@ impl Node {
     /// A node on a host of the caller's.
     pub(crate) fn on(host: Host) -> Self {
         let name = Some(host.name().to_owned());
-        Node { host, directory: tempfile::tempdir().expect("a directory"), agent: None, name, port: PORT }
+        Node {
+            host,
+            directory: tempfile::tempdir().expect("a directory"),
+            agent: None,
+            name,
+            port: PORT,
+            _turn: Turn::beside_others(),
+        }
     }
 
     /// Its agents are not told its name: all pods are subjects.
@@ -379,6 +422,22 @@ impl Agent {
         self.process.signal(Signal::SIGTERM);
         let status = self.process.wait(LONG);
         assert!(status.is_some_and(|s| s.success()), "ended with {status:?}\n{}", self.log.text());
+    }
+
+    /// Stops it, as it is, until SIGCONT; returns when each of its threads stands still.
+    pub(crate) fn stand_still(&self) {
+        self.process.signal(Signal::SIGSTOP);
+        let threads = PathBuf::from(format!("/proc/{}/task", self.process.id()));
+        let stands = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = thread.and_then(|t| std::fs::read_to_string(t.path().join("stat")));
+            // The state follows the name, which is in brackets.
+            stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        };
+        let deadline = Instant::now() + LONG;
+        while !std::fs::read_dir(&threads).is_ok_and(|mut all| all.all(stands)) {
+            assert!(Instant::now() < deadline, "it does not stand still");
+            std::thread::yield_now();
+        }
     }
 
     /// What it has logged so far.

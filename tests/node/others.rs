@@ -305,7 +305,7 @@ fn what_slipped_in_while_the_rules_were_gone_does_not_stay() {
     let (mut node, web, _client, stranger, _server) = shop();
     node.start(&[]);
     // So that there is time enough.
-    node.agent().process.signal(Signal::SIGSTOP);
+    node.agent().stand_still();
     nft(&node, "flush ruleset");
     let opened = stranger.client().open(web.v4(), 80, PATIENCE).and_then(|mut c| c.ping(PATIENCE).map(|_| c));
     node.agent().process.signal(Signal::SIGCONT);

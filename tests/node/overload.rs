@@ -16,7 +16,7 @@ use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::apiserver::{ApiServer, NAMESPACES, NODES, PODS, POLICIES};
-use crate::kit::{LONG, Node, pair, web_on};
+use crate::kit::{LONG, Node, Turn, pair, web_on};
 
 const OPEN: u16 = 80;
 const CLOSED: u16 = 81;
@@ -96,6 +96,7 @@ fn expect_well(node: &Node, web: &Pod, client: &Pod) {
 
 #[test]
 fn floods_with_forged_sources_at_open_and_closed_ports_leave_the_agent_as_it_was() {
+    let _turn = Turn::alone();
     let (mut node, web, client, server) = shop();
     let evil = node.pod(PodOptions::new("shop/evil"));
     node.start(&["--queues", "2"]);
@@ -139,11 +140,12 @@ fn floods_with_forged_sources_at_open_and_closed_ports_leave_the_agent_as_it_was
 
 #[test]
 fn a_queue_that_nobody_answers_overflows_and_is_told_and_answered_afterwards() {
+    let _turn = Turn::alone();
     let (mut node, web, client, _server) = shop();
     node.start(&["--queues", "1", "--queue-length", "64", "--share", "off"]);
     let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
     connection.ping(PATIENCE).expect("permitted");
-    node.agent().process.signal(Signal::SIGSTOP);
+    node.agent().stand_still();
     // From its own address: none is held.
     let unheard = Packet::udp(SocketAddr::new(client.v4(), 4000), SocketAddr::new(web.v4(), CLOSED), b"flood");
     for _ in 0..500 {
@@ -174,7 +176,7 @@ fn lost_notices(node: &Node) -> u64 {
 fn a_change_of_the_rules_whose_notice_was_lost_is_undone_all_the_same() {
     let (mut node, web, client, _server) = shop();
     node.start(&[]);
-    node.agent().process.signal(Signal::SIGSTOP);
+    node.agent().stand_still();
     // Others' notices fill the socket first.
     let elements: Vec<String> = (0..100_000_u32).map(|n| Ipv4Addr::from(0x0a00_0000 + n).to_string()).collect();
     let mut file = tempfile::NamedTempFile::new().expect("a file");
@@ -199,6 +201,7 @@ fn a_change_of_the_rules_whose_notice_was_lost_is_undone_all_the_same() {
 
 #[test]
 fn a_full_connection_table_is_told_and_over_when_there_is_room() {
+    let _turn = Turn::alone();
     let (mut node, web, client, _server) = shop();
     node.start(&[]);
     let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use podgate_sandbox::{Netns, Packet, Pod, PodOptions, Server};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::kit::{LONG, Node, deny_all, pair, policy, web_on};
+use crate::kit::{LONG, Node, Turn, deny_all, pair, policy, web_on};
 use crate::load::{CLOSED, Came, Load, OPEN};
 
 const SHARE: &str = "podgate_overload_shares";
@@ -177,6 +177,7 @@ fn rules(node: &Node) -> String {
 
 #[test]
 fn a_pod_that_floods_uses_up_its_own_share_and_no_other_pods() {
+    let _turn = Turn::alone();
     let (mut node, web, client, _server) = shop();
     let evil = node.pod(PodOptions::new("shop/evil"));
     // For comparison.
@@ -211,6 +212,7 @@ fn a_pod_that_floods_uses_up_its_own_share_and_no_other_pods() {
 
 #[test]
 fn a_flood_from_outside_with_forged_sources_uses_up_its_victims_share_only() {
+    let _turn = Turn::alone();
     let (mut node, web, client, _server) = shop();
     let target = node.pod(PodOptions::new("shop/target").label("app", "target"));
     // Somebody may come in there: no port is closed to everybody.

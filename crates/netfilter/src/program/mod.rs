@@ -144,14 +144,14 @@ impl Program {
             cache: settings.cache,
             share: None,
         };
-        let (before, owner) = take_over(&mut channel, &mut plan, claim, first)?;
+        let (before, owner, hits) = take_over(&mut channel, &mut plan, claim, first)?;
         let made = Standing::read(&mut channel)?
             .ok_or(Error::Answer { doing: "list our table".into(), why: "someone deleted it at once".into() })?;
         if let Some(old) = before.and_then(|b| b.marks).filter(|old| remembered(old) != remembered(&plan.marks)) {
             let taken = conntrack::forget(&old, &plan.marks)?;
             tracing::info!(connections = taken.taken_back, "took the bits of earlier settings off connections");
         }
-        Ok(Self { channel, features, plan, made, owner, generation: None, hits: Vec::new() })
+        Ok(Self { channel, features, plan, made, owner, generation: None, hits })
     }
 
     /// Under which generation this one owns the table, unless somebody else claimed it since.
@@ -330,14 +330,14 @@ fn fill(transaction: &mut Transaction, update: &Update<'_>, fresh: bool) {
     sets::apply_open(transaction, update.open, fresh);
 }
 
-/// Writes `plan` over what stands, whose judging of input goes on unless `first` says otherwise; returns what stood, and
-/// the new owner.
+/// Writes `plan` over what stands, whose judging of input goes on unless `first` says otherwise; returns what stood, the
+/// new owner, and what the verdicts did that the kernel repeated until now.
 fn take_over(
     channel: &mut Channel,
     plan: &mut Plan,
     claim: &Claim<'_>,
     first: Option<&Update<'_>>,
-) -> Result<(Option<Standing>, Owner), Error> {
+) -> Result<(Option<Standing>, Owner, Vec<CacheHits>), Error> {
     for _ in 0..TRIES {
         let seen = generation(channel)?;
         let standing = Standing::read(channel)?;
@@ -369,7 +369,7 @@ fn take_over(
             sets::become_what(&mut transaction, channel, first)?;
         }
         match transaction.commit(channel, Some(seen)) {
-            Ok(_) => return Ok((standing, owner)),
+            Ok(hits) => return Ok((standing, owner, hits)),
             Err(Failure::Stale) => {}
             Err(Failure::Fenced) => return Err(Error::NotOwner),
             Err(Failure::Other(error)) => {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use podgate_engine::{Addr, Cause, Flow, Judgement, NodeOrigin, Port, Snapshot, Verdict};
 use podgate_netfilter::{CacheEntry, Cached};
-use rustc_hash::FxBuildHasher;
 
 use super::Offer;
 
@@ -15,20 +14,24 @@ use super::Offer;
 const LIFE: Duration = Duration::from_secs(10);
 /// Older than this the kernel may have let an entry go by itself, and an order to delete it would be refused.
 const DOUBTFUL: Duration = Duration::from_secs(18);
+/// To empty the sets is quicker than to delete so many: 16,384 one by one take 80 ms, for which a change would wait.
+const MANY: usize = 512;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
     /// Entries.
     pub(crate) entries: usize,
-    /// Of these from one source address.
-    pub(crate) per_source: usize,
+    /// Of these from one source address; of closed ports, of one destination.
+    pub(crate) per_address: usize,
+    /// Of these from addresses that nobody is known to have: they may be forged.
+    pub(crate) unknown: usize,
 }
 
 impl Limits {
-    /// So many entries, of which one source gets an eighth.
+    /// So many entries, of which one address gets an eighth, and those that nobody is known to have a half.
     pub(crate) fn of(entries: usize) -> Self {
-        Self { entries, per_source: (entries / 8).max(1) }
+        Self { entries, per_address: (entries / 8).max(1), unknown: (entries / 2).max(1) }
     }
 }
 
@@ -37,18 +40,30 @@ struct Kept {
     judgement: Judgement,
     since: Instant,
     counted: u64,
+    owner: Owner,
 }
 
-type Map<K, V> = HashMap<K, V, FxBuildHasher>;
-type Entries = HashSet<CacheEntry, FxBuildHasher>;
+/// Of whose share an entry takes room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Owner {
+    Known(IpAddr),
+    Unknown(IpAddr),
+    Closed(IpAddr),
+}
+
+type Entries = HashSet<CacheEntry>;
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     limits: Limits,
-    entries: Map<CacheEntry, Kept>,
-    by_source: Map<IpAddr, Entries>,
-    by_destination: Map<IpAddr, Entries>,
+    entries: HashMap<CacheEntry, Kept>,
+    by_source: HashMap<IpAddr, Entries>,
+    by_destination: HashMap<IpAddr, Entries>,
+    shares: HashMap<Owner, usize>,
+    unknown: usize,
+    /// Denials too: not while connections are judged in both orientations, nor where each is to be answered.
+    drops: bool,
     /// In the order in which they came; some are gone already.
     order: VecDeque<(Instant, CacheEntry)>,
     accepting: usize,
@@ -67,12 +82,20 @@ impl Ledger {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            entries: Map::default(),
-            by_source: Map::default(),
-            by_destination: Map::default(),
+            entries: HashMap::new(),
+            by_source: HashMap::new(),
+            by_destination: HashMap::new(),
+            shares: HashMap::new(),
+            unknown: 0,
+            drops: false,
             order: VecDeque::new(),
             accepting: 0,
         }
+    }
+
+    /// From now on denials are kept too.
+    pub(crate) fn keep_drops(&mut self) {
+        self.drops = true;
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -94,18 +117,29 @@ impl Ledger {
         let (mut new, mut refused) = (Vec::new(), 0);
         for offer in offers {
             let Some((entry, judgement)) = entry(offer, snapshot) else { continue };
-            if self.entries.contains_key(&entry) {
+            // It may have been accepted when it was offered.
+            if self.entries.contains_key(&entry) || entry.verdict != Cached::Accept && !self.drops {
                 continue;
             }
-            let from_there = self.by_source.get(&entry.source).map_or(0, Entries::len);
-            if self.entries.len() >= self.limits.entries || from_there >= self.limits.per_source {
+            let owner = match entry.verdict {
+                Cached::Closed => Owner::Closed(entry.destination),
+                _ if snapshot.tables().endpoint(offer.flow.source).is_none() => Owner::Unknown(entry.source),
+                _ => Owner::Known(entry.source),
+            };
+            if !self.has_room(owner) {
                 refused += 1;
                 continue;
             }
-            self.insert(entry, Kept { judgement, since: now, counted: 0 });
+            self.insert(entry, Kept { judgement, since: now, counted: 0, owner });
             new.push(entry);
         }
         (new, refused)
+    }
+
+    fn has_room(&self, owner: Owner) -> bool {
+        self.entries.len() < self.limits.entries
+            && self.shares.get(&owner).is_none_or(|share| *share < self.limits.per_address)
+            && (self.unknown < self.limits.unknown || !matches!(owner, Owner::Unknown(_)))
     }
 
     /// Those whose time is up.
@@ -137,10 +171,10 @@ impl Ledger {
         self.sure(found.into_iter().collect(), now)
     }
 
-    /// An order that the kernel cannot refuse because an entry is gone.
+    /// An order that the kernel cannot refuse because an entry is gone, and that takes no long time.
     fn sure(&self, entries: Vec<CacheEntry>, now: Instant) -> Stale {
         let doubtful = |entry: &CacheEntry| self.entries.get(entry).is_none_or(|kept| now >= kept.since + DOUBTFUL);
-        if entries.iter().any(doubtful) { Stale::All } else { Stale::These(entries) }
+        if entries.len() > MANY || entries.iter().any(doubtful) { Stale::All } else { Stale::These(entries) }
     }
 
     /// Takes in that an entry has done `packets` so far; what of it is new, and which rules that is of.
@@ -161,6 +195,8 @@ impl Ledger {
 
     fn insert(&mut self, entry: CacheEntry, kept: Kept) {
         self.order.push_back((kept.since, entry));
+        *self.shares.entry(kept.owner).or_default() += 1;
+        self.unknown += usize::from(matches!(kept.owner, Owner::Unknown(_)));
         self.entries.insert(entry, kept);
         self.by_source.entry(entry.source).or_default().insert(entry);
         self.by_destination.entry(entry.destination).or_default().insert(entry);
@@ -168,9 +204,14 @@ impl Ledger {
     }
 
     pub(super) fn remove(&mut self, entry: &CacheEntry) {
-        if self.entries.remove(entry).is_none() {
-            return;
+        let Some(kept) = self.entries.remove(entry) else { return };
+        if let Some(share) = self.shares.get_mut(&kept.owner) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&kept.owner);
+            }
         }
+        self.unknown -= usize::from(matches!(kept.owner, Owner::Unknown(_)));
         self.accepting -= usize::from(entry.verdict == Cached::Accept);
         for (by, address) in [(&mut self.by_source, entry.source), (&mut self.by_destination, entry.destination)] {
             if let Some(entries) = by.get_mut(&address) {
@@ -183,7 +224,7 @@ impl Ledger {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self::new(self.limits);
+        *self = Self { drops: self.drops, ..Self::new(self.limits) };
     }
 }
 

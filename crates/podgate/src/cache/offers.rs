@@ -42,7 +42,6 @@ pub(crate) struct Offers {
 }
 
 /// One worker's side.
-#[derive(Debug)]
 pub(crate) struct WorkerOffers {
     offers: Arc<Offers>,
     worker: usize,

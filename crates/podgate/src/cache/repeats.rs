@@ -1,9 +1,9 @@
 //! [`Repeats`]: which verdicts a worker gives again and again. A small table of hashes, each in one place: a newcomer
 //! takes it from whoever was there, so that it never fills, and what is rare is forgotten.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, Hash, RandomState};
 
-use rustc_hash::FxBuildHasher;
+use rustc_hash::FxSeededState;
 
 /// Places, a power of two; 32 KiB stay in the processor's nearer caches.
 const PLACES: usize = 4096;
@@ -13,20 +13,24 @@ const PAUSE: u64 = 16;
 const COUNT: u64 = 0xff;
 
 /// Verdicts of late.
-#[derive(Debug)]
-pub(super) struct Repeats(Box<[u64]>);
+pub(super) struct Repeats {
+    places: Box<[u64]>,
+    /// Of its own, so that nobody can tell which verdicts meet in one place.
+    hasher: FxSeededState,
+}
 
 impl Repeats {
     pub(super) fn new() -> Self {
-        Self(vec![0; PLACES].into())
+        let seed = RandomState::new().hash_one(0) as usize;
+        Self { places: vec![0; PLACES].into(), hasher: FxSeededState::with_seed(seed) }
     }
 
     /// Notes one; true if it is time to tell of it: it was seen before.
     #[inline]
     pub(super) fn note(&mut self, verdict: impl Hash) -> bool {
         // Its best bits are the upper ones, and the table is indexed by others than it compares.
-        let hash = FxBuildHasher.hash_one(verdict).rotate_left(20);
-        let Some(place) = self.0.get_mut(hash as usize % PLACES) else { return false };
+        let hash = self.hasher.hash_one(verdict).rotate_left(20);
+        let Some(place) = self.places.get_mut(hash as usize % PLACES) else { return false };
         if (*place ^ hash) & !COUNT != 0 || *place & COUNT == 0 {
             *place = hash & !COUNT | 1;
             return false;

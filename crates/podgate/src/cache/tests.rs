@@ -44,8 +44,10 @@ fn snapshot(generation: u64, allowed: bool) -> Snapshot {
     Snapshot::new(Generation(generation), tables)
 }
 
-fn ledger(entries: usize, per_source: usize) -> Ledger {
-    Ledger::new(Limits { entries, per_source })
+fn ledger(entries: usize, per_address: usize) -> Ledger {
+    let mut ledger = Ledger::new(Limits { entries, per_address, unknown: entries });
+    ledger.keep_drops();
+    ledger
 }
 
 fn these(stale: Stale) -> Vec<CacheEntry> {
@@ -95,6 +97,42 @@ fn one_source_has_a_share_and_all_have_a_bound() {
     let (new, refused) = books.admit(&others, &snapshot(1, true), Instant::now());
     assert_eq!((new.len(), refused), (2, 18));
     assert_eq!(books.sizes(), (2, 4));
+}
+
+#[test]
+fn addresses_that_nobody_has_leave_room_for_those_that_somebody_has() {
+    let mut books = Ledger::new(Limits { entries: 8, per_address: 8, unknown: 4 });
+    let forged: Vec<_> = (0..20).map(|i| offer(&format!("198.51.100.{i}"), 80)).collect();
+    let (new, refused) = books.admit(&forged, &snapshot(1, true), Instant::now());
+    assert_eq!((new.len(), refused), (4, 16));
+    assert_eq!(books.admit(&[offer("10.0.0.2", 80)], &snapshot(1, true), Instant::now()).0.len(), 1);
+    new.iter().for_each(|entry| books.remove(entry));
+    assert_eq!(books.admit(&forged, &snapshot(1, true), Instant::now()).0.len(), 4, "there is room again");
+}
+
+#[test]
+fn closed_ports_of_one_pod_leave_room_for_those_of_others() {
+    let mut books = ledger(100, 4);
+    let scan: Vec<_> = (0..20).map(|port| Offer { flow: flow("203.0.113.9", 1000 + port), whoever: true }).collect();
+    assert_eq!(books.admit(&scan, &snapshot(1, true), Instant::now()).0.len(), 4);
+    assert_eq!(books.admit(&[offer("203.0.113.9", 80)], &snapshot(1, true), Instant::now()).0.len(), 1);
+}
+
+#[test]
+fn what_was_accepted_when_it_was_offered_is_not_kept_as_a_denial_where_none_may_be() {
+    let mut books = Ledger::new(Limits::of(64));
+    let offers = [offer("10.0.0.2", 80), offer("203.0.113.9", 80)];
+    assert_eq!(books.admit(&offers, &snapshot(2, false), Instant::now()), (vec![], 0));
+    books.keep_drops();
+    assert_eq!(books.admit(&offers, &snapshot(2, false), Instant::now()).0.len(), 2);
+}
+
+#[test]
+fn many_entries_are_forgotten_with_all_others_as_that_is_quicker() {
+    let mut books = ledger(2000, 2000);
+    let offers: Vec<_> = (0..600).map(|port| offer("10.0.0.2", 1000 + port)).collect();
+    books.admit(&offers, &snapshot(1, true), Instant::now());
+    assert_eq!(books.about(&[address("10.0.0.2").ip()], Instant::now()), Stale::All);
 }
 
 #[test]

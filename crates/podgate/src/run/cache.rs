@@ -38,7 +38,7 @@ impl Control {
         let Some(kernel) = &mut plane.kernel else { return };
         let snapshot = self.publication.current();
         if let Err(error) = kernel.repeat(offers, &snapshot) {
-            self.kernel_failed(&error.to_string(), kernel);
+            self.kernel_failed(&error, kernel);
         }
     }
 }

@@ -16,6 +16,7 @@ use std::time::Instant;
 use anyhow::Result;
 use podgate_api::{Change, ObjectKey};
 use podgate_engine::{Counters, Publication, RuleId, Snapshot};
+use podgate_netfilter::Error;
 use podgate_policy::{Build, Index};
 use podgate_watch::saved::Recorder;
 use podgate_watch::{Event, Freshness};
@@ -59,6 +60,8 @@ pub(crate) struct Control {
     pub(crate) own_node: Option<ObjectKey>,
     /// What the kernel repeats.
     pub(crate) cache: Arc<Cache>,
+    /// Denials too, once the start-up period is over.
+    pub(crate) cache_drops: bool,
     /// Whoever speaks to this loop has one.
     pub(crate) sender: mpsc::Sender<Input>,
     /// Keeps the world on disk.
@@ -188,6 +191,9 @@ impl Control {
     fn be_strict(&self) {
         tracing::info!("the start-up period is over: connections are judged in their own orientation only");
         self.workers.iter().for_each(Workers::be_strict);
+        if self.cache_drops {
+            self.cache.ledger().keep_drops();
+        }
     }
 
     fn enforce(&mut self, plane: &mut Plane<'_>, pending: Pending) -> Result<()> {
@@ -213,16 +219,20 @@ impl Control {
             // It may have had nothing to write, which says nothing about what an earlier failure left.
             Ok(()) if self.news.kernel.is_none() => {}
             Ok(()) => self.mend(kernel),
-            Err(error) => self.kernel_failed(&error.to_string(), kernel),
+            Err(error) => self.kernel_failed(&error, kernel),
         }
         self.settle(build, kernel, pending);
         Ok(())
     }
 
     /// The kernel refused a change: what it holds now is older than the snapshot. Everything is written anew.
-    pub(super) fn kernel_failed(&mut self, error: &str, kernel: &mut Kernel) {
-        tracing::error!(error, "the kernel refused a change: writing everything anew");
+    pub(super) fn kernel_failed(&mut self, error: &Error, kernel: &mut Kernel) {
+        tracing::error!(%error, "the kernel refused a change: writing everything anew");
         self.state.kernel_errors.inc();
+        // The table is nobody's: somebody took it away, and this is noticed before the guard tells.
+        if matches!(error, Error::NotOwner) {
+            self.state.kernel_repairs.inc();
+        }
         self.mend(kernel);
     }
 
@@ -382,7 +392,7 @@ impl Control {
                     tracing::info!(connections = revoked.taken_back, "established connections lost their permission");
                 }
                 if let Err(error) = kernel.rechecked(judged.number) {
-                    self.kernel_failed(&error.to_string(), kernel);
+                    self.kernel_failed(&error, kernel);
                 }
             }
             Err(error) => {

@@ -129,6 +129,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         put_off: false,
         own_node,
         cache,
+        cache_drops: !args.reject.rejects(),
         sender: sender.clone(),
         recorder: restored.recorder.take(),
         sharing: Sharing::start(args.share, args.queue_length, Arc::clone(&state.shares), sender.clone())?,

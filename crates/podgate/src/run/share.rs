@@ -414,7 +414,7 @@ impl Control {
             }
             Err(error) => {
                 self.tell_no_share();
-                self.kernel_failed(&error.to_string(), kernel);
+                self.kernel_failed(&error, kernel);
                 false
             }
         }
