@@ -132,7 +132,7 @@ setup-demo:
 
 .PHONY: setup-test
 setup-test: setup-demo
-	@tests/setup nftables conntrack promtool
+	@tests/setup nftables iptables conntrack promtool
 
 .PHONY: cleanup
 cleanup: ## takes away what `podgate run --on-exit keep` left in this network namespace
