@@ -87,11 +87,12 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
     let mut rules = vec![
         // IPVS-forwarded packets of pods pass output too: their source is not an address of this node.
         rule("mark_node", [local(End::Source), set_mark(0, marks.node())]),
+        // Nearly all packets are of remembered connections: what comes before this is paid by each.
+        rule("judge", [jump("accepted")]),
         // Nobody else's bits may look like our accept.
         rule("judge", [clear_field()]),
         rule("judge", [mark_any(marks.node()), accept()]),
         rule("judge", [goto("decide")]),
-        rule("decide", [jump("accepted")]),
         rule("decide", [state(INVALID, true), goto("invalid")]),
         rule("decide", [direction(Direction::Reply), goto("reply_way")]),
     ];
@@ -124,6 +125,7 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
         // accepted here has its label when it comes to `judge`, and passes; what has none is judged again there.
         rules.push(rule("judge_udp", [not_protocol(libc::IPPROTO_UDP), back()]));
         rules.push(rule("judge_udp", [local(End::Destination), back()]));
+        rules.push(rule("judge_udp", [jump("accepted")]));
         rules.push(rule("judge_udp", [clear_field()]));
         rules.push(rule("judge_udp", [goto("decide")]));
     }
@@ -235,6 +237,7 @@ fn remember(marks: &Marks) -> Vec<Rule> {
     );
     keep.comment = Some(comment(marks));
     vec![
+        rule("remember", [mark_is(marks.packet, 0), back()]),
         keep,
         rule("remember", [goto("clear")]),
         rule("keep", [set_label(marks.label_bits())]),
