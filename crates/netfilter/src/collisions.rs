@@ -18,14 +18,12 @@ use crate::Error;
 use crate::marks::Marks;
 use crate::netlink::{Channel, attribute, attributes, be32, text};
 use crate::program::TABLE;
+use crate::program::sets::{NFTA_DATA_VALUE, NFTA_EXPR_DATA, NFTA_EXPR_NAME};
 
 // include/uapi/linux/netfilter/nf_tables.h
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
 const NFT_META_MARK: u32 = 3;
 const NFT_CT_MARK: u32 = 3;
 const NFT_CT_LABELS: u32 = 13;

@@ -15,18 +15,18 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO};
-use netlink_packet_netfilter::nftables::{
-    DataAttribute, ListAttribute, NfTablesMessage, SetAttribute, SetElementAttribute, SetElementList,
-    SetElementMessage, SetFlags, SetMessage,
-};
+use netlink_packet_netfilter::nftables::{NfTablesMessage, SetAttribute, SetElementFlags, SetFlags, SetMessage};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::TABLE;
 use super::expression::Family;
-use super::sets::{NFTA_DATA_VALUE, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS};
+use super::sets::{
+    Element, NFTA_DATA_VALUE, NFTA_EXPR_DATA, NFTA_EXPR_NAME, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, element,
+    family_of, message, octets, packets,
+};
 use super::transaction::{Transaction, body, inet};
 use crate::Error;
-use crate::netlink::{Channel, Received, address, attribute, attributes, be64, text};
+use crate::netlink::{Channel, Received, address, attribute, attributes, text};
 
 /// How long the kernel keeps an element that nobody deletes, in milliseconds: no longer, as without an agent nobody
 /// knows whose an address is.
@@ -38,13 +38,8 @@ const NFT_MSG_DELSETELEM: u16 = 14;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_EXPR: u16 = 7;
 const NFTA_SET_EXPR: u16 = 17;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_COUNTER_PACKETS: u16 = 2;
 // nft's data types (include/datatype.h); a concatenation has six bits for each.
 const TYPE_BITS: u32 = 6;
-const TYPE_IPV4: u32 = 7;
-const TYPE_IPV6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_SERVICE: u32 = 13;
 
@@ -121,20 +116,17 @@ impl Cached {
 }
 
 impl CacheEntry {
-    fn family(&self) -> Family {
-        if self.destination.is_ipv4() { Family::V4 } else { Family::V6 }
+    /// A drop of the same, whoever the source is.
+    pub fn closed(self) -> Self {
+        Self { verdict: Cached::Closed, source: anyone(self.destination), ..self }
     }
 
     fn key(&self) -> Vec<u8> {
         let mut key = Vec::with_capacity(40);
-        let mut push = |address: IpAddr| match address {
-            IpAddr::V4(v4) => key.extend(v4.octets()),
-            IpAddr::V6(v6) => key.extend(v6.octets()),
-        };
         if self.verdict.has_source() {
-            push(self.source);
+            key.extend(octets(self.source));
         }
-        push(self.destination);
+        key.extend(octets(self.destination));
         key.extend([self.protocol, 0, 0, 0]);
         key.extend(self.port.to_be_bytes());
         key.extend([0, 0]);
@@ -169,7 +161,7 @@ fn anyone(address: IpAddr) -> IpAddr {
 /// Adds the sets, with ids from `id` on; those that are there stay.
 pub(crate) fn add_sets(transaction: &mut Transaction, mut id: u32) {
     for (verdict, family) in places() {
-        let kind = if family == Family::V4 { TYPE_IPV4 } else { TYPE_IPV6 };
+        let kind = family.data_type();
         let source = verdict.has_source().then_some(kind);
         let types = source.into_iter().chain([kind, TYPE_PROTOCOL, TYPE_SERVICE]);
         let name = verdict.set(family);
@@ -258,24 +250,13 @@ fn places() -> impl Iterator<Item = (Cached, Family)> {
 /// Calls `each` with every set that some of the entries are in, and their elements, a message's worth at a time.
 fn in_sets(entries: &[CacheEntry], mut each: impl FnMut(&str, Vec<Element>)) {
     for (verdict, family) in places() {
-        let here: Vec<_> = entries.iter().filter(|e| (e.verdict, e.family()) == (verdict, family)).collect();
+        let here: Vec<_> =
+            entries.iter().filter(|e| (e.verdict, family_of(&e.destination)) == (verdict, family)).collect();
         for chunk in here.chunks(CHUNK) {
-            let elements = chunk
-                .iter()
-                .map(|entry| ListAttribute::Element(vec![SetElementAttribute::Key(DataAttribute::Value(entry.key()))]));
+            let elements = chunk.iter().map(|entry| element(entry.key(), SetElementFlags::empty()));
             each(&verdict.set(family), elements.collect());
         }
     }
-}
-
-type Element = ListAttribute<SetElementAttribute>;
-
-fn message(set: &str, elements: Vec<Element>) -> SetElementMessage {
-    let mut attributes = vec![SetElementList::Table(TABLE.into()), SetElementList::Set(set.into())];
-    if !elements.is_empty() {
-        attributes.push(SetElementList::Elements(elements));
-    }
-    SetElementMessage { attributes }
 }
 
 /// Reads the elements of one message; those of other sets are left out.
@@ -284,8 +265,7 @@ fn read(message: &[u8], hits: &mut Vec<CacheHits>) {
     let elements = attribute(message, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(&[]);
     hits.extend(attributes(elements).filter_map(|(_, element)| {
         let key = attribute(attribute(element, NFTA_SET_ELEM_KEY)?, NFTA_DATA_VALUE)?;
-        let expression = attribute(element, NFTA_SET_ELEM_EXPR).and_then(|e| attribute(e, NFTA_EXPR_DATA));
-        let packets = expression.and_then(|data| attribute(data, NFTA_COUNTER_PACKETS)).and_then(be64).unwrap_or(0);
+        let packets = attribute(element, NFTA_SET_ELEM_EXPR).and_then(packets).unwrap_or(0);
         Some(CacheHits { entry: CacheEntry::parse(set, key)?, packets })
     }));
 }

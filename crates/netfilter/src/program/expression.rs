@@ -72,6 +72,14 @@ impl Family {
         }
     }
 
+    /// nft's number of the data type (include/datatype.h), by which it prints keys.
+    pub(crate) fn data_type(self) -> u32 {
+        match self {
+            Family::V4 => 7,
+            Family::V6 => 8,
+        }
+    }
+
     /// Bytes of an address.
     pub(crate) fn length(self) -> u32 {
         match self {

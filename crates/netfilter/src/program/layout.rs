@@ -46,9 +46,6 @@ pub(crate) const INPUT: [Base; 2] = [
     Base { name: "settle_input", hook: InetHookNumber::LocalIn, priority: 1, target: "clear" },
 ];
 
-// Numbers of nft's data types (include/datatype.h), by which it prints the keys.
-const TYPE_IPV4: u32 = 7;
-const TYPE_IPV6: u32 = 8;
 const NF_ACCEPT: u32 = 1;
 
 /// Adds the table, its regular chains and its sets; what is there already stays as it is, but awake.
@@ -82,15 +79,11 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
 }
 
 fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {
-    let key = match family {
-        Family::V4 => TYPE_IPV4,
-        Family::V6 => TYPE_IPV6,
-    };
     let attributes = vec![
         SetAttribute::Table(TABLE.into()),
         SetAttribute::Name(name.into()),
         SetAttribute::Flags(flags),
-        SetAttribute::KeyType(key),
+        SetAttribute::KeyType(family.data_type()),
         SetAttribute::KeyLen(family.length()),
         SetAttribute::Id(id),
     ];

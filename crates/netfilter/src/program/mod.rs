@@ -20,7 +20,7 @@ pub(crate) mod expression;
 pub(crate) mod layout;
 pub(crate) mod ownership;
 pub(crate) mod rules;
-mod sets;
+pub(crate) mod sets;
 pub(crate) mod share;
 mod spread;
 pub(crate) mod standing;

@@ -14,7 +14,7 @@ use super::expression::Family;
 use super::transaction::{Transaction, body, inet};
 use super::{Open, TABLE, Update};
 use crate::Error;
-use crate::netlink::{Channel, attribute, attributes, be32};
+use crate::netlink::{Channel, attribute, attributes, be32, be64};
 
 /// Elements in one message: an attribute holds less than 64 KiB, and an IPv6 element with its headers takes 28 bytes
 /// (36 with interval flags).
@@ -24,15 +24,19 @@ pub(crate) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 pub(crate) const NFTA_SET_ELEM_KEY: u16 = 1;
 pub(crate) const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_SET_ELEM_FLAGS: u16 = 3;
+// include/uapi/linux/netfilter/nf_tables.h: an expression, and what a counter keeps
+pub(crate) const NFTA_EXPR_NAME: u16 = 1;
+pub(crate) const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_COUNTER_PACKETS: u16 = 2;
 
-type Element = ListAttribute<SetElementAttribute>;
+pub(crate) type Element = ListAttribute<SetElementAttribute>;
 
 /// The name of the set of known-open addresses.
 fn open_set(way: &str, family: Family) -> String {
     format!("open_{way}{}", family.digit())
 }
 
-fn family_of(address: &IpAddr) -> Family {
+pub(crate) fn family_of(address: &IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
@@ -43,7 +47,7 @@ fn keyed((key, flags): &Key) -> Element {
     element(key.clone(), SetElementFlags::from_bits_retain(*flags))
 }
 
-fn element(key: Vec<u8>, flags: SetElementFlags) -> Element {
+pub(crate) fn element(key: Vec<u8>, flags: SetElementFlags) -> Element {
     let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(key))];
     if !flags.is_empty() {
         attributes.push(SetElementAttribute::Flags(flags));
@@ -51,14 +55,14 @@ fn element(key: Vec<u8>, flags: SetElementFlags) -> Element {
     ListAttribute::Element(attributes)
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
-fn message(set: &str, elements: Vec<Element>) -> SetElementMessage {
+pub(crate) fn message(set: &str, elements: Vec<Element>) -> SetElementMessage {
     let mut attributes = vec![SetElementList::Table(TABLE.into()), SetElementList::Set(set.into())];
     if !elements.is_empty() {
         attributes.push(SetElementList::Elements(elements));
@@ -88,7 +92,7 @@ fn remove(transaction: &mut Transaction, set: &str, addresses: &[IpAddr]) {
     }
 }
 
-fn flush(transaction: &mut Transaction, set: &str) {
+pub(crate) fn flush(transaction: &mut Transaction, set: &str) {
     let all = NfTablesMessage::DeleteSetElement(message(set, vec![]));
     transaction.push(format!("empty set {set}"), all, 0);
 }
@@ -195,6 +199,11 @@ fn read(channel: &mut Channel, set: &str) -> Result<HashSet<Key>, Error> {
         Err(error) if error.refused_with() == Some(libc::ENOENT) => Ok(HashSet::new()),
         other => other.map(|()| found),
     }
+}
+
+/// The packets that a counter has counted, of the expression that it is.
+pub(crate) fn packets(expression: &[u8]) -> Option<u64> {
+    be64(attribute(attribute(expression, NFTA_EXPR_DATA)?, NFTA_COUNTER_PACKETS)?)
 }
 
 /// Puts each address into the sets its state says. With `fresh` the sets are empty, so nothing is to be taken out.

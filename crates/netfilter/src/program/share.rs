@@ -27,20 +27,20 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP};
-use netlink_packet_netfilter::nftables::{
-    NfTablesMessage, SetAttribute, SetDescription, SetElementList, SetElementMessage, SetFlags, SetMessage,
-};
+use netlink_packet_netfilter::nftables::{NfTablesMessage, SetAttribute, SetDescription, SetFlags, SetMessage};
 
 use super::expression::{
     End, Expression, Family, Statement, accept, address_in, address_not_in, counter, drop, limit_over, update,
 };
 use super::rules::{self, Rule};
-use super::sets::{NFTA_DATA_VALUE, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS};
+use super::sets::{
+    NFTA_DATA_VALUE, NFTA_EXPR_NAME, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS, flush, message, packets,
+};
 use super::standing::Standing;
 use super::transaction::{Transaction, body, inet};
 use super::{Program, TABLE, layout, ownership};
 use crate::Error;
-use crate::netlink::{Channel, address, attribute, attributes, be64, text};
+use crate::netlink::{Channel, address, attribute, attributes, text};
 
 /// Addresses with a share of their own: many times the pods of a node. An element takes some 300 bytes.
 const ROOM: u32 = 4096;
@@ -48,11 +48,6 @@ const ROOM: u32 = 4096;
 const TIMEOUT: u64 = 60_000;
 
 const NFTA_SET_ELEM_EXPRESSIONS: u16 = 11;
-const NFTA_EXPR_NAME: u16 = 1;
-const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_COUNTER_PACKETS: u16 = 2;
-const TYPE_IPV4: u32 = 7;
-const TYPE_IPV6: u32 = 8;
 
 /// How much of the queue one pod may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +132,7 @@ pub(crate) fn add_sets(transaction: &mut Transaction, id: u32) {
             SetAttribute::Table(TABLE.into()),
             SetAttribute::Name(name.clone()),
             SetAttribute::Flags(SetFlags::Eval | SetFlags::Timeout),
-            SetAttribute::KeyType(if family == Family::V4 { TYPE_IPV4 } else { TYPE_IPV6 }),
+            SetAttribute::KeyType(family.data_type()),
             SetAttribute::KeyLen(family.length()),
             SetAttribute::Description(vec![SetDescription::Size(ROOM)]),
             SetAttribute::Timeout(TIMEOUT),
@@ -149,10 +144,7 @@ pub(crate) fn add_sets(transaction: &mut Transaction, id: u32) {
 
 /// Empties the sets.
 pub(crate) fn forget(transaction: &mut Transaction) {
-    for family in Family::BOTH {
-        let all = NfTablesMessage::DeleteSetElement(message(family));
-        transaction.push(format!("empty set {}", set(family)), all, 0);
-    }
+    Family::BOTH.iter().for_each(|family| flush(transaction, &set(*family)));
 }
 
 /// The rules of a share; they stand before the one that queues.
@@ -183,14 +175,10 @@ pub(crate) fn shares(share: &Share, bypass: bool) -> Vec<Rule> {
     rules
 }
 
-fn message(family: Family) -> SetElementMessage {
-    SetElementMessage { attributes: vec![SetElementList::Table(TABLE.into()), SetElementList::Set(set(family))] }
-}
-
 /// Adds what the elements of one family's set count.
 fn read(channel: &mut Channel, family: Family, all: &mut Vec<Excess>) -> Result<(), Error> {
     let before = all.len();
-    let get = inet(NfTablesMessage::GetSetElement(message(family)));
+    let get = inet(NfTablesMessage::GetSetElement(message(&set(family), vec![])));
     channel.request("read the pods' shares", get, NLM_F_DUMP, &mut |message| match message {
         None => all.truncate(before),
         Some(message) => {
@@ -206,6 +194,5 @@ fn parse(element: &[u8]) -> Option<Excess> {
     let counter = expressions
         .map(|(_, expression)| expression)
         .find(|expression| attribute(expression, NFTA_EXPR_NAME).map(text) == Some("counter"))?;
-    let packets = be64(attribute(attribute(counter, NFTA_EXPR_DATA)?, NFTA_COUNTER_PACKETS)?)?;
-    Some(Excess { pod, packets })
+    Some(Excess { pod, packets: packets(counter)? })
 }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Addr, Cause, Flow, Judgement, NodeOrigin, Port, Snapshot, Verdict};
+use podgate_engine::{Cause, Flow, Judgement, NodeOrigin, Port, Snapshot, Verdict};
 use podgate_netfilter::{CacheEntry, Cached};
 
 use super::Offer;
@@ -249,15 +249,8 @@ fn entry(offer: &Offer, snapshot: &Snapshot) -> Option<(CacheEntry, Judgement)> 
         && snapshot.tables().endpoint(source).is_none()
         && by.is_some_and(|rule| judgement.ingress.cause == Cause::Denied(rule));
     match (anyone, offer.whoever) {
-        (true, _) => Some((CacheEntry { verdict: Cached::Closed, source: unspecified(destination), ..all }, judgement)),
+        (true, _) => Some((all.closed(), judgement)),
         (false, true) => None,
         (false, false) => Some((all, judgement)),
-    }
-}
-
-fn unspecified(like: Addr) -> IpAddr {
-    match like.ip() {
-        IpAddr::V4(_) => IpAddr::from([0; 4]),
-        IpAddr::V6(_) => IpAddr::from([0; 16]),
     }
 }

@@ -106,15 +106,11 @@ impl Offers {
     pub(super) fn take(&self) -> Vec<Offer> {
         let mut seen = HashSet::new();
         while seen.len() < TOGETHER {
-            let before = seen.len();
-            let mut none = true;
-            for offer in self.rings.iter().filter_map(ArrayQueue::pop) {
-                none = false;
-                seen.insert(offer);
-            }
-            if none && seen.len() == before {
+            let popped: Vec<Offer> = self.rings.iter().filter_map(ArrayQueue::pop).collect();
+            if popped.is_empty() {
                 break;
             }
+            seen.extend(popped);
         }
         seen.into_iter().collect()
     }
