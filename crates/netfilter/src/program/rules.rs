@@ -3,10 +3,10 @@
 //! ```text
 //! output 0          mark_node      what the node itself sends
 //! postrouting 98    judge ─▶ decide ─┬─▶ cached ─▶ divert ─▶ to_queue  (98: after DNAT, just before source NAT)
-//!                        │           │     └─▶ recall                 (decided before: accepted or dropped at once)
 //!                        │           ├─▶ reply_way ─▶ divert
 //!                        │           └─▶ invalid ─▶ drop_invalid
-//!                        └─ accepted                  (remembered: passes)
+//!                        ├─ accepted                  (remembered: passes)
+//!                        └─ repeat4/6 ─▶ recall       (decided before: dropped or accepted at once)
 //! postrouting 99    remember ─▶ keep          a packet accepted from the queue goes on here
 //! prerouting -99/-98  judge_udp / remember    only where UDP is judged early
 //! input 0/1           judge_input / clear     only once something judges pods' packets to the node
@@ -22,7 +22,7 @@ use std::ops::RangeInclusive;
 use super::cache::Cached;
 use super::expression::{
     Direction, ESTABLISHED, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address,
-    address_in, address_not_in, back, cached as lookup_cache, connection_mark, counter, direction, drop, goto,
+    address_in, address_not_in, back, cached as lookup_cache, connection_mark, counter, direction, drop, family, goto,
     icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
     set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
@@ -50,10 +50,13 @@ pub(crate) struct Plan {
 }
 
 /// Regular chains, in the order in which they are made.
-pub(crate) const REGULAR: [&str; 16] = [
+pub(crate) const REGULAR: [&str; 19] = [
     "mark_node",
     "accepted",
+    "repeat4",
+    "repeat6",
     "judge",
+    "from_node",
     "judge_udp",
     "judge_input",
     "decide",
@@ -89,13 +92,18 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
         rule("mark_node", [local(End::Source), set_mark(0, marks.node())]),
         // Nearly all packets are of remembered connections: what comes before this is paid by each.
         rule("judge", [jump("accepted")]),
+        rule("judge", [mark_any(marks.node()), goto("from_node")]),
+        rule("from_node", [clear_field()]),
+        rule("from_node", [accept()]),
+    ];
+    rules.extend(repeated("judge", plan.cache));
+    rules.extend([
         // Nobody else's bits may look like our accept.
         rule("judge", [clear_field()]),
-        rule("judge", [mark_any(marks.node()), accept()]),
         rule("judge", [goto("decide")]),
         rule("decide", [state(INVALID, true), goto("invalid")]),
         rule("decide", [direction(Direction::Reply), goto("reply_way")]),
-    ];
+    ]);
     rules.extend(accepted(marks, plan.recheck));
     for family in Family::BOTH {
         rules.push(from_known("decide", family, End::Source, "egress", "cached"));
@@ -126,6 +134,7 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
         rules.push(rule("judge_udp", [not_protocol(libc::IPPROTO_UDP), back()]));
         rules.push(rule("judge_udp", [local(End::Destination), back()]));
         rules.push(rule("judge_udp", [jump("accepted")]));
+        rules.extend(repeated("judge_udp", plan.cache));
         rules.push(rule("judge_udp", [clear_field()]));
         rules.push(rule("judge_udp", [goto("decide")]));
     }
@@ -178,23 +187,35 @@ fn from_known(chain: &'static str, family: Family, end: End, way: &str, target: 
     rule(chain, [address(family, end, &format!("ranges{digit}"), &format!("open_{way}{digit}")), goto(target)])
 }
 
+/// What begins a connection is looked up before anything else is asked about it, so that a flood at a closed port passes
+/// few rules: a verdict that is repeated was one about these addresses, known or not.
+fn repeated(chain: &'static str, looked_up: bool) -> Vec<Rule> {
+    let beginnings = |of| rule(chain, [family(of), state(NEW, true), jump(repeat(of))]);
+    Family::BOTH.into_iter().filter(|_| looked_up).map(beginnings).collect()
+}
+
+/// Where the verdicts of a family are looked up.
+fn repeat(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "repeat4",
+        Family::V6 => "repeat6",
+    }
+}
+
 /// Verdicts that are repeated without asking. Replies and what conntrack does not track never come here, and an error that
 /// travels with a connection is not what it says it is about.
 fn cached(looked_up: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
-    if looked_up {
-        rules.push(rule("cached", [state(NEW | ESTABLISHED, false), goto("divert")]));
-        let places = [(Cached::Accept, goto as fn(&str) -> Statement), (Cached::Drop, |_| drop())];
-        for (verdict, act) in places {
-            for family in Family::BOTH {
-                rules.push(rule("cached", [lookup_cache(family, true, &verdict.set(family)), act("recall")]));
-            }
-        }
-        for family in Family::BOTH {
-            // A pod may always reach itself, and what is in the ranges is known by its address.
-            let outside = address_not_in(family, End::Source, &format!("ranges{}", family.digit()));
-            rules.push(rule("cached", [outside, lookup_cache(family, false, &Cached::Closed.set(family)), drop()]));
-        }
+    for of in Family::BOTH.into_iter().filter(|_| looked_up) {
+        let ranges = format!("ranges{}", of.digit());
+        let known = |verdict: Cached| lookup_cache(of, verdict != Cached::Closed, &verdict.set(of));
+        rules.push(rule(repeat(of), [known(Cached::Drop), drop()]));
+        // A pod may always reach itself, and what is in the ranges is known by its address.
+        let outside = address_not_in(of, End::Source, &ranges);
+        rules.push(rule(repeat(of), [known(Cached::Closed), outside, drop()]));
+        rules.push(rule(repeat(of), [known(Cached::Accept), goto("recall")]));
+        // What begins a connection was looked up: see `repeated`.
+        rules.push(rule("cached", [family(of), state(ESTABLISHED, true), jump(repeat(of))]));
     }
     rules.push(rule("cached", [goto("divert")]));
     // As good as a verdict: see `remember`.
