@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use podgate_sandbox::Netns;
+use podgate_sandbox::{Host, Netns, Pod};
 use serde_json::{Value, json};
 
 use crate::kit::API;
@@ -39,7 +39,15 @@ struct World {
     /// By path and name.
     objects: BTreeMap<(&'static str, String), Value>,
     events: Vec<(u64, &'static str, Value)>,
+    /// Watches of this path say one line that does not end.
+    endless: Option<&'static str>,
+    /// How many did, and the bytes sent in them.
+    endless_lines: usize,
+    endless_bytes: usize,
 }
+
+/// Where a line without end does end, so that no machine suffers from a client that reads it all.
+const MOST_ENDLESS: usize = 1 << 30;
 
 impl ApiServer {
     pub(crate) fn start(netns: &Netns) -> Self {
@@ -73,6 +81,42 @@ impl ApiServer {
         world.objects.insert(key, object);
         drop(world);
         self.shared.changed.notify_all();
+    }
+}
+
+impl ApiServer {
+    /// Puts a node, and these pods with their namespaces on it, as a cluster has them.
+    pub(crate) fn put_all(&self, host: &Host, pods: &[&Pod]) {
+        let ranges: Vec<_> = host.pod_ranges().iter().map(ToString::to_string).collect();
+        self.put(NODES, json!({"metadata": {"name": host.name()}, "spec": {"podCIDRs": ranges}}));
+        for pod in pods {
+            let options = pod.options();
+            self.put(NAMESPACES, json!({"metadata": {"name": options.namespace}}));
+            let addresses: Vec<_> = pod.addresses().iter().map(|address| json!({"ip": address})).collect();
+            let metadata =
+                json!({"name": options.name, "namespace": options.namespace, "labels": {"app": options.name}});
+            let status = json!({"phase": "Running", "podIPs": addresses});
+            self.put(PODS, json!({"metadata": metadata, "spec": {"nodeName": host.name()}, "status": status}));
+        }
+    }
+
+    /// Puts the policy shop/web, which opens one port of shop/web to everybody.
+    pub(crate) fn put_web_on(&self, port: u16) {
+        let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
+            "ingress": [{"ports": [{"protocol": "TCP", "port": port}]}]});
+        self.put(POLICIES, json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec}));
+    }
+
+    /// From now on each watch of this path, those that are open too, says one line that does not end; with none, all is well again.
+    pub(crate) fn endless(&self, path: Option<&'static str>) {
+        self.shared.world().endless = path;
+        self.shared.changed.notify_all();
+    }
+
+    /// How many lines without end a client has hung up on, and the bytes sent in them.
+    pub(crate) fn hung_up(&self) -> (usize, usize) {
+        let world = self.shared.world();
+        (world.endless_lines, world.endless_bytes)
     }
 }
 
@@ -132,11 +176,15 @@ impl Shared {
         loop {
             let news: String = {
                 let mut world = self.world();
-                while !world.over && world.version <= version {
+                while !world.over && world.version <= version && world.endless != Some(path) {
                     world = self.changed.wait(world).expect("no panic");
                 }
                 if world.over {
                     return Ok(());
+                }
+                if world.endless == Some(path) {
+                    drop(world);
+                    return self.endless(stream);
                 }
                 let new = world.events.iter().filter(|(at, of, _)| *at > version && *of == path);
                 let news = new.map(|(_, _, event)| format!("{event}\n")).collect();
@@ -147,6 +195,22 @@ impl Shared {
                 stream.write_all(format!("{:x}\r\n{news}\r\n", news.len()).as_bytes())?;
             }
         }
+    }
+}
+
+impl Shared {
+    fn endless(&self, mut stream: &TcpStream) -> std::io::Result<()> {
+        let piece = "x".repeat(1 << 16);
+        let mut sent = 0;
+        let begin = "{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"";
+        stream.write_all(format!("{:x}\r\n{begin}\r\n", begin.len()).as_bytes())?;
+        while sent < MOST_ENDLESS && write!(stream, "{:x}\r\n{piece}\r\n", piece.len()).is_ok() {
+            sent += piece.len();
+        }
+        let mut world = self.world();
+        world.endless_lines += 1;
+        world.endless_bytes += sent;
+        Ok(())
     }
 }
 

@@ -15,7 +15,7 @@ use podgate_sandbox::{DENY_WAIT, PATIENCE, Packet, Pod, PodOptions, Probe, Serve
 use serde_json::json;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::apiserver::{ApiServer, NAMESPACES, NODES, PODS, POLICIES};
+use crate::apiserver::{ApiServer, NAMESPACES};
 use crate::kit::{LONG, Node, Turn, pair, web_on};
 
 const OPEN: u16 = 80;
@@ -251,21 +251,8 @@ fn a_full_connection_table_is_told_and_over_when_there_is_room() {
 fn a_full_disk_is_told_and_stops_no_policy_and_is_over_when_there_is_room() {
     let (mut node, web, client, _server) = pair(&[OPEN, CLOSED], &[]);
     let api = ApiServer::start(node.netns());
-    let ranges = node.host.pod_ranges().iter().map(ToString::to_string).collect::<Vec<_>>();
-    api.put(NAMESPACES, json!({"metadata": {"name": "shop"}}));
-    api.put(NODES, json!({"metadata": {"name": node.host.name()}, "spec": {"podCIDRs": ranges}}));
-    for pod in [&web, &client] {
-        let options = pod.options();
-        let addresses: Vec<_> = pod.addresses().iter().map(|address| json!({"ip": address})).collect();
-        let metadata = json!({"name": options.name, "namespace": options.namespace, "labels": {"app": options.name}});
-        let status = json!({"phase": "Running", "podIPs": addresses});
-        api.put(PODS, json!({"metadata": metadata, "spec": {"nodeName": node.host.name()}, "status": status}));
-    }
-    let open = |port: u16| {
-        let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"],
-            "ingress": [{"ports": [{"protocol": "TCP", "port": port}]}]});
-        api.put(POLICIES, json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec}));
-    };
+    api.put_all(&node.host, &[&web, &client]);
+    let open = |port| api.put_web_on(port);
     open(OPEN);
     let agent = node.launch_on_a_small_disk(256, &[]);
     agent.await_ready();

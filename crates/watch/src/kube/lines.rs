@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::request::{Answer, Failure};
+use super::request::{Answer, Failure, MOST_AT_ONCE};
 
 /// Room that is kept for the next line; an object that needs more is a rare one.
 const KEPT_ROOM: usize = 256 * 1024;
@@ -24,7 +24,7 @@ impl Lines {
     }
 
     /// Reads until there is at least one more whole line, and tells when it was there. None: the answer is over; a
-    /// line without its end is none.
+    /// line without its end is none. [`TooLarge`](super::request::Reason::TooLarge): a line is longer than [`MOST_AT_ONCE`].
     pub(super) async fn fill(&mut self, patience: Duration) -> Result<Option<Instant>, Failure> {
         self.buffer.drain(..self.given);
         self.buffer.shrink_to(KEPT_ROOM);
@@ -35,6 +35,9 @@ impl Lines {
             if let Some(end) = piece.iter().rposition(|&byte| byte == b'\n') {
                 self.whole = before + end + 1;
                 return Ok(Some(Instant::now()));
+            }
+            if self.buffer.len() > MOST_AT_ONCE {
+                return Err(Failure::too_large("line of a watch", &self.buffer));
             }
         }
         Ok(None)

@@ -16,8 +16,12 @@ use super::resources::{Presence, Resource};
 use super::slim::{self, Head};
 use crate::{Event, FreshState, Problem};
 
-/// Changes told at once.
+/// Changes told at once,
 pub(super) const MOST_CHANGES: usize = 1000;
+/// and the text that they were read from, bytes, about: large policies are not gathered.
+const MOST_TEXT: usize = 4 << 20;
+/// Different complaints about objects without a name that are kept.
+const MOST_NAMELESS: usize = 100;
 
 /// The sink for one resource's objects.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub(super) struct Objects {
     board: Arc<Board>,
     keys: Keys,
     changes: Vec<Change>,
+    /// What these were read from, bytes.
+    text: usize,
     troubled: BTreeMap<ObjectKey, Trouble>,
     /// Objects that can't even be named.
     nameless: Vec<Problem>,
@@ -46,8 +52,8 @@ struct Trouble {
 impl Objects {
     /// `keys`: those told before.
     pub(super) fn new(resource: &'static Resource, events: mpsc::Sender<Event>, board: Arc<Board>, keys: Keys) -> Self {
-        let (changes, troubled, nameless) = Default::default();
-        Self { resource, events, board, keys, changes, troubled, nameless, untold: false }
+        let (changes, text, troubled, nameless) = Default::default();
+        Self { resource, events, board, keys, changes, text, troubled, nameless, untold: false }
     }
 
     fn key(&self, head: &Head<'_>) -> ObjectKey {
@@ -60,7 +66,10 @@ impl Objects {
     }
 
     fn applied(&mut self, key: ObjectKey, text: &str) {
-        let parsed = slim::reduce(self.resource, text).map(|text| manifest::parse(self.resource.plural, &text));
+        let parsed = slim::reduce(self.resource, text).map(|text| {
+            self.text += text.len();
+            manifest::parse(self.resource.plural, &text)
+        });
         let (object, message) = match parsed {
             Err(error) => (None, format!("can't be read: {error}")),
             Ok(parsed) => {
@@ -127,6 +136,7 @@ impl Objects {
     }
 
     async fn tell_changes(&mut self, noticed: Instant) {
+        self.text = 0;
         if !self.changes.is_empty() {
             let changes = std::mem::take(&mut self.changes);
             // With the receiver gone, everything here is about to end.
@@ -148,7 +158,7 @@ impl Sink for Objects {
             Err(error) => {
                 let message = format!("an object's metadata can't be read, so it is left out: {error}");
                 let problem = Problem { place: self.resource.to_string(), object: None, message };
-                if !self.nameless.contains(&problem) {
+                if self.nameless.len() < MOST_NAMELESS && !self.nameless.contains(&problem) {
                     self.nameless.push(problem);
                     self.untold = true;
                 }
@@ -169,7 +179,7 @@ impl Sink for Objects {
     }
 
     fn is_full(&self) -> bool {
-        self.changes.len() >= MOST_CHANGES
+        self.changes.len() >= MOST_CHANGES || self.text >= MOST_TEXT
     }
 
     async fn flush(&mut self, noticed: Instant) {

@@ -31,6 +31,9 @@ use super::resources::Presence;
 /// An API server serves a resource a moment after its definition was told: so long it is asked often.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
 
+/// A page of a list that is too large is asked for with so many times fewer objects.
+const SMALLER: u32 = 4;
+
 /// Where the objects go.
 pub(super) trait Sink: Send {
     /// A list begins: what it does not have at its end is gone.
@@ -103,6 +106,12 @@ enum End {
     Broken(Failure),
     /// It can't go on from where it was.
     Relist(Failure),
+}
+
+impl End {
+    fn is_too_large(&self) -> bool {
+        matches!(self, End::Relist(failure) if failure.reason == Reason::TooLarge)
+    }
 }
 
 #[derive(Deserialize)]
@@ -201,7 +210,20 @@ impl<S: Sink> Reflector<S> {
         let mut params = ListParams::default().limit(timing.page);
         loop {
             let path = self.list_path(&params)?;
-            let text = self.connection.get(&path, self.target.accept.1).await?.whole(timing.answer).await?;
+            let text = match self.connection.get(&path, self.target.accept.1).await?.whole(timing.answer).await {
+                // Large objects: fewer of them at once, from where the last page ended.
+                Err(failure) if failure.reason == Reason::TooLarge && params.limit.is_some_and(|limit| limit > 1) => {
+                    params.limit = params.limit.map(|limit| (limit / SMALLER).max(1));
+                    tracing::debug!(
+                        path = self.target.path,
+                        limit = params.limit,
+                        why = failure.why,
+                        "in smaller pages"
+                    );
+                    continue;
+                }
+                text => text?,
+            };
             let noticed = Instant::now();
             let page: Page<'_> = serde_json::from_slice(&text).map_err(|error| garbled(&error))?;
             for item in page.items.into_iter().flatten() {
@@ -301,7 +323,7 @@ impl<S: Sink> Reflector<S> {
             let (mut heard, end) = self.read(&mut lines, &mut version).await;
             drop(lines);
             heard |= opened.elapsed() >= self.connection.timing().settled;
-            if heard {
+            if heard && !end.is_too_large() {
                 self.backoff.reset();
             }
             match end {
@@ -319,7 +341,9 @@ impl<S: Sink> Reflector<S> {
                 }
                 End::Relist(failure) => {
                     tracing::debug!(path = self.target.path, why = failure.why, "to be listed anew");
-                    if !heard {
+                    if failure.reason == Reason::TooLarge {
+                        self.fail(&failure).await;
+                    } else if !heard {
                         self.pause(&failure).await;
                     }
                     return Ok(());
@@ -373,6 +397,8 @@ impl<S: Sink> Reflector<S> {
             match lines.fill(self.connection.timing().silence).await {
                 Ok(Some(read)) => noticed = read,
                 Ok(None) => return (heard, End::Clean),
+                // From the last version on it would come again; a list may be without it.
+                Err(failure) if failure.reason == Reason::TooLarge => return (heard, End::Relist(failure)),
                 Err(failure) => return (heard, End::Broken(failure)),
             }
         }

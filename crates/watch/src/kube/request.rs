@@ -15,6 +15,10 @@ use super::connect::{Connection, chain};
 const AGENT: &str = concat!("podgate/", env!("CARGO_PKG_VERSION"));
 /// What is read at most of an answer that tells why something failed.
 const MOST_OF_ERROR: usize = 64 * 1024;
+/// What is kept in memory at most of one answer, bytes: a whole page of a list, or one line of a watch. etcd takes objects of
+/// 1.5 MiB (`--max-request-bytes`), the API server requests of 3 MiB; with all that is followed read at once, and the world beside it,
+/// it is well within the container's memory.
+pub(super) const MOST_AT_ONCE: usize = 16 << 20;
 
 /// Why something could not be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,11 +53,23 @@ pub(super) enum Reason {
     Refused,
     /// The answer is not what an API server says.
     Garbled,
+    /// More than [`MOST_AT_ONCE`] in one piece.
+    TooLarge,
 }
 
 impl Failure {
     pub(super) fn new(reason: Reason, why: impl Into<String>) -> Self {
         Self { reason, why: why.into(), asked: None }
+    }
+
+    /// What came, without an end up to here, is too much to be kept.
+    pub(super) fn too_large(what: &str, begins: &[u8]) -> Self {
+        let begins = brief(&String::from_utf8_lossy(&begins[..begins.len().min(4 * MOST_TOLD)]));
+        let most = MOST_AT_ONCE >> 20;
+        let why = format!(
+            "the API server's {what} is larger than {most} MiB and was not read to its end; it begins with {begins}"
+        );
+        Self::new(Reason::TooLarge, why)
     }
 
     /// A failure as a `Status` object tells it.
@@ -124,11 +140,14 @@ impl Answer {
         }
     }
 
-    /// All of it.
+    /// All of it; [`Reason::TooLarge`] if that is more than [`MOST_AT_ONCE`].
     pub(super) async fn whole(mut self, patience: Duration) -> Result<Vec<u8>, Failure> {
         let mut all = Vec::new();
         while let Some(piece) = self.next(patience).await? {
             all.extend_from_slice(&piece);
+            if all.len() > MOST_AT_ONCE {
+                return Err(Failure::too_large("answer", &all));
+            }
         }
         Ok(all)
     }
@@ -189,10 +208,12 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
 }
 
+/// Characters told of a text that may be a whole page.
+const MOST_TOLD: usize = 200;
+
 /// The beginning of a text that may be a whole page.
 fn brief(text: &str) -> String {
-    const MOST: usize = 200;
-    match text.char_indices().nth(MOST) {
+    match text.char_indices().nth(MOST_TOLD) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

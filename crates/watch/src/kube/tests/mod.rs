@@ -16,6 +16,7 @@ use server::*;
 
 mod hostile;
 mod installs;
+mod large;
 mod lists;
 mod server;
 mod trouble;

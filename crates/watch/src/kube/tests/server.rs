@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) streams: bool,
     /// What to do to the watches that are open, and how often something was done.
     fault: (u64, Fault),
+    /// Bytes of lines without end that were sent.
+    pub(super) endless: usize,
 }
 
 /// What can be done to open watches.
@@ -51,6 +53,8 @@ pub(super) enum Fault {
     Break,
     /// Nothing comes any more, and nothing says so.
     Silence,
+    /// A line comes that does not end, until the client hangs up or so many bytes were sent.
+    Endless(usize),
 }
 
 #[derive(Default)]
@@ -97,6 +101,7 @@ impl Server {
             oldest: 0,
             streams: false,
             fault: (0, Fault::End),
+            endless: 0,
         };
         let address = listener.local_addr().unwrap();
         let (state, changed) = (Arc::new(Mutex::new(state)), watch::channel(0).0);
@@ -399,6 +404,15 @@ async fn watch_on(
                 let text = line("ADDED", &json!({"metadata": {"name": "half"}}));
                 let half = &text[..text.len() / 2];
                 stream.write_all(format!("{:x}\r\n{half}", text.len()).as_bytes()).await?;
+                return Ok(());
+            }
+            Some(Fault::Endless(most)) => {
+                chunk(stream, &line("ADDED", &json!({"metadata": {"name": "endless"}})).replace("}}}\n", "")).await?;
+                let piece = "x".repeat(64 * 1024);
+                for _ in 0..most / piece.len() {
+                    chunk(stream, &piece).await?;
+                    state.lock().unwrap().endless += piece.len();
+                }
                 return Ok(());
             }
             Some(Fault::Silence) => {
