@@ -87,12 +87,6 @@ impl FewRules {
         self.classes.set(class, mask);
     }
 
-    /// Whether no rule is about this port, whoever the peer is.
-    pub(crate) fn is_silent(&self, key: u32, names: Option<&PortNames>) -> bool {
-        let mut named = names.into_iter().flat_map(|names| names.of(key));
-        self.at(key) == 0 && named.all(|name| self.at(name_key(*name, is_not_shown(key))) == 0)
-    }
-
     /// The first rule that matches.
     #[inline]
     pub(crate) fn first(&self, classes: [u32; 4], key: u32, names: Option<&PortNames>) -> Option<(Action, RuleId)> {

@@ -63,6 +63,33 @@ impl PortSpan {
     }
 }
 
+/// Ports of any of some spans.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PortUnion {
+    /// Ascending, neither overlapping nor adjacent.
+    spans: Box<[PortSpan]>,
+}
+
+impl PortUnion {
+    pub(crate) fn of(spans: impl IntoIterator<Item = PortSpan>) -> Self {
+        let mut all: Vec<PortSpan> = spans.into_iter().collect();
+        all.sort_unstable();
+        let mut merged: Vec<PortSpan> = Vec::new();
+        for span in all {
+            match merged.last_mut() {
+                Some(last) if span.first <= last.last.saturating_add(1) => last.last = last.last.max(span.last),
+                _ => merged.push(span),
+            }
+        }
+        Self { spans: merged.into() }
+    }
+
+    pub(crate) fn contains(&self, key: u32) -> bool {
+        let above = self.spans.partition_point(|span| span.first <= key);
+        above.checked_sub(1).and_then(|last| self.spans.get(last)).is_some_and(|span| key <= span.last)
+    }
+}
+
 /// For every protocol and port the first rule that is about it: a piecewise constant function.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PortTable {
@@ -183,6 +210,29 @@ mod tests {
         }
         assert_eq!(rank(port_key(TCP, Port::Number(5))), NO_RANK);
         assert!(!is_not_shown(name_key(1 << 15, true)) && is_not_shown(port_key(TCP, Port::Unknown)));
+    }
+
+    #[test]
+    fn a_union_has_what_any_span_has() {
+        let mut seed = 3u32;
+        let mut next = |below: u32| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) % below
+        };
+        for _ in 0..500 {
+            let spans: Vec<PortSpan> = (0..next(6))
+                .map(|_| (next(40) as u16, next(6) as u16))
+                .map(|(first, more)| PortSpan::ports(TCP, first, first + more))
+                .collect();
+            let union = PortUnion::of(spans.iter().copied());
+            for port in 0..50u16 {
+                let key = port_key(TCP, Port::Number(port));
+                let naive = spans.iter().any(|s| (s.first..=s.last).contains(&key));
+                assert_eq!(union.contains(key), naive, "{spans:?} {port}");
+            }
+        }
+        let all = PortUnion::of([PortSpan::EVERYTHING, PortSpan::ports(TCP, 1, 2)]);
+        assert!(all.contains(0) && all.contains(u32::MAX) && !PortUnion::default().contains(0));
     }
 
     #[test]

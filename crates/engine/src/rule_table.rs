@@ -8,6 +8,7 @@ use std::fmt;
 
 use crate::few_rules::FewRules;
 use crate::many_rules::ManyRules;
+use crate::ports::{PortUnion, is_not_shown, name_key};
 use crate::{Action, Cause, PortNames, PortSpan, RuleId};
 
 /// What one direction of a subject comes to.
@@ -64,11 +65,11 @@ impl DirectionTable {
         }
     }
 
-    /// The default deny, if it is the cause for every peer that is not exempt. (Not found out of tables of very many
-    /// rules.)
+    /// The default deny, if it is the cause for every peer that is no pod and not exempt.
     pub(crate) fn closed(&self, key: u32, names: &PortNames) -> Option<RuleId> {
-        match (&self.admin, &self.then) {
-            (None, Then::Isolated(table, default_deny)) if table.is_silent(key, names) => Some(*default_deny),
+        let silent = |table: &RuleTable| table.is_silent_to_strangers(key, names);
+        match &self.then {
+            Then::Isolated(table, default_deny) if self.admin.iter().chain([table]).all(silent) => Some(*default_deny),
             _ => None,
         }
     }
@@ -89,6 +90,8 @@ impl DirectionTable {
 pub struct RuleTable {
     rules: Rules,
     names: bool,
+    /// The ports of rules that may match an address that is no pod's.
+    strangers: PortUnion,
 }
 
 #[derive(Clone)]
@@ -108,6 +111,8 @@ pub struct RankedRule<'p> {
     pub ports: &'p [PortSpan],
     /// It is about every peer, whatever its classes.
     pub everybody: bool,
+    /// It is about addresses too, so that it may match a peer that is no pod.
+    pub addresses: bool,
 }
 
 impl RuleTable {
@@ -115,7 +120,9 @@ impl RuleTable {
     /// of the rules names ports.
     pub fn new(rules: &[RankedRule<'_>], names: bool, classes: usize) -> Self {
         let few = FewRules::new(rules, classes).map(Rules::Few);
-        Self { rules: few.unwrap_or_else(|| Rules::Many(ManyRules::new(rules))), names }
+        let strangers = rules.iter().filter(|r| r.everybody || r.addresses).flat_map(|r| r.ports.iter().copied());
+        let strangers = PortUnion::of(strangers);
+        Self { rules: few.unwrap_or_else(|| Rules::Many(ManyRules::new(rules))), names, strangers }
     }
 
     /// Peers of these classes (not 0) match these rules, beside those about everybody: ranks, ascending, each with its
@@ -153,12 +160,11 @@ impl RuleTable {
         }
     }
 
-    /// Whether no rule is about this port. False where that would take long to find out.
-    fn is_silent(&self, key: u32, names: &PortNames) -> bool {
-        match &self.rules {
-            Rules::Few(few) => few.is_silent(key, self.names.then_some(names)),
-            Rules::Many(_) => false,
-        }
+    /// Whether no rule about this port may match a peer that is no pod.
+    fn is_silent_to_strangers(&self, key: u32, names: &PortNames) -> bool {
+        let mut named = self.names.then_some(names).into_iter().flat_map(|names| names.of(key));
+        let speaks = |key| self.strangers.contains(key);
+        !speaks(key) && !named.any(|name| speaks(name_key(*name, is_not_shown(key))))
     }
 
     /// The first rule that matches.
@@ -194,7 +200,7 @@ mod tests {
     }
 
     fn accept(id: u32, ports: &[PortSpan], everybody: bool) -> RankedRule<'_> {
-        RankedRule { action: Action::Accept, id: RuleId(id), ports, everybody }
+        RankedRule { action: Action::Accept, id: RuleId(id), ports, everybody, addresses: false }
     }
 
     /// Few and many rules alike, against the definition.

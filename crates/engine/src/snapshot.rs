@@ -68,8 +68,8 @@ impl Snapshot {
         }
     }
 
-    /// The rule that denies this to everybody who is neither the destination itself nor on its node: whoever else the
-    /// source is, that is the cause of ingress. `None`: it depends on who it is (or was not found out).
+    /// The rule that denies this to every source that is no pod, nor the destination's own node: whichever other address
+    /// it is, that is the cause of ingress. `None`: it depends on the address.
     pub fn closed(&self, destination: Addr, protocol: u8, port: Port) -> Option<RuleId> {
         let endpoint = self.tables.endpoint(destination).filter(|e| e.kind == EndpointKind::LocalPod)?;
         let group = self.tables.group(endpoint.group).filter(|group| group.subject != 0)?;

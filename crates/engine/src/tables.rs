@@ -63,6 +63,7 @@ pub struct Tables {
     subjects: Paged<Option<Subject>, 32>,
     rules: Paged<Option<Arc<RuleInfo>>, 64>,
     pod_ranges: AddressSet,
+    peer_ranges: AddressSet,
     nodes_of: Arc<[(Addr, u32)]>,
     pod_of: Arc<[(Addr, u32)]>,
 }
@@ -89,6 +90,7 @@ impl Tables {
             subjects: Paged::new(),
             rules: Paged::new(),
             pod_ranges: AddressSet::new(&[]),
+            peer_ranges: AddressSet::new(&[]),
             nodes_of: Arc::new([]),
             pod_of: Arc::new([]),
         }
@@ -185,6 +187,18 @@ impl Tables {
     #[inline]
     pub fn in_pod_ranges(&self, address: Addr) -> bool {
         self.pod_ranges.contains(address)
+    }
+
+    /// Replaces the ranges in which every address is a pod's of another node: one that is no endpoint is a new pod's, whose
+    /// labels may yet decide. Verdicts take it for an address that is no pod's.
+    pub fn set_peer_ranges(&mut self, ranges: &[IpNet]) {
+        self.peer_ranges = AddressSet::new(ranges);
+    }
+
+    /// Whether the address must be a pod's of another node, and no such pod is known.
+    #[inline]
+    pub fn is_missing_peer(&self, address: Addr) -> bool {
+        self.peer_ranges.contains(address) && self.endpoint(address).is_none()
     }
 
     /// Replaces the exceptions, both sorted: addresses that several nodes have, with each of those nodes; and the

@@ -23,6 +23,7 @@ mod labels;
 mod namespaces;
 mod node_peers;
 mod nodes;
+mod pod_blocks;
 mod pods;
 mod policies;
 mod port_sets;
@@ -46,6 +47,7 @@ use labels::{Symbols, acquire_labels};
 use namespaces::{NamespaceId, Namespaces};
 use node_peers::NodePeers;
 use nodes::Nodes;
+use pod_blocks::PodBlocks;
 use pods::Pods;
 use policies::Policies;
 use port_sets::PortSets;
@@ -68,6 +70,7 @@ pub struct Index {
     nodes: Nodes,
     pods: Pods,
     addresses: Addresses,
+    pod_blocks: PodBlocks,
     identities: Identities,
     port_sets: PortSets,
     subject_selectors: Selectors,
@@ -99,6 +102,7 @@ impl Index {
             nodes: Nodes::default(),
             pods: Pods::default(),
             addresses: Addresses::default(),
+            pod_blocks: PodBlocks::default(),
             identities: Identities::default(),
             port_sets: PortSets::default(),
             subject_selectors: Selectors::default(),
@@ -173,7 +177,7 @@ impl Index {
     }
 
     /// How much is kept, for telemetry and to see that nothing piles up: what it is, and how many.
-    pub fn sizes(&self) -> [(&'static str, usize); 16] {
+    pub fn sizes(&self) -> [(&'static str, usize); 17] {
         let (namespaces, namespace_selectors) = self.namespaces.len();
         let (identities, labels) = self.identities.len();
         let (port_names, port_sets) = self.port_sets.len();
@@ -187,6 +191,7 @@ impl Index {
             ("nodes", self.nodes.len()),
             ("pods", self.pods.len()),
             ("addresses", self.addresses.len()),
+            ("blocks of pods", self.pod_blocks.len()),
             ("identities", identities),
             ("labels", labels),
             ("port names", port_names),

@@ -246,6 +246,12 @@ impl Index {
         };
         if before != after {
             self.tables.set_endpoint(address, after);
+            let is_pod = |endpoint: Option<Endpoint>| endpoint.is_some_and(|e| e.kind != EndpointKind::Node);
+            match (is_pod(before), is_pod(after)) {
+                (false, true) => self.pod_blocks.add(address),
+                (true, false) => self.pod_blocks.remove(address),
+                _ => {}
+            }
         }
         let sibling = owner.filter(|pod| self.pods.get(*pod).has_siblings());
         let nodes: Vec<NodeNumber> = match (owner, self.addresses.claims.get(&address)) {

@@ -44,6 +44,9 @@ pub struct Build {
     pub exposure: Vec<(IpAddr, Option<Exposure>)>,
     /// The pod ranges of the node (`Locality::All`: of all nodes), sorted; `None` where nothing changed.
     pub pod_ranges: Option<Vec<IpNet>>,
+    /// Blocks (/24, /64) that hold the addresses of all pods, local or not, sorted; `None` where nothing changed. A
+    /// block must be known to be a pod's before the snapshot is in use, and no more after it at the earliest.
+    pub pod_blocks: Option<Vec<IpNet>>,
     /// Established connections with one of these addresses at either end may have lost their permission: local pods
     /// whose policies changed, and whatever address (a local pod's or not) got another owner or labels. Sorted. (An
     /// over-estimate is fine.)
@@ -97,6 +100,7 @@ impl Index {
             snapshot: Arc::new(Snapshot::new(self.generation, self.tables.clone())),
             exposure: findings.exposure,
             pod_ranges,
+            pod_blocks: self.pod_blocks.take_changed(),
             changed: findings.changed.difference(&findings.touched).map(|a| a.ip()).collect(),
             touched: findings.touched.into_iter().map(Addr::ip).collect(),
             judge_input: self.subjects.judge_input(),
@@ -262,6 +266,9 @@ impl Index {
     fn settle_pod_ranges(&mut self) -> Option<Vec<IpNet>> {
         if !std::mem::take(&mut self.ranges_dirty) {
             return None;
+        }
+        if self.guard_ranges {
+            self.tables.set_peer_ranges(&self.nodes.peer_ranges());
         }
         let ranges = self.nodes.pod_ranges();
         if self.pod_ranges.as_ref() == Some(&ranges) {

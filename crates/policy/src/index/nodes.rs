@@ -69,6 +69,12 @@ impl Nodes {
         ranges
     }
 
+    /// The ranges in which every address is a pod's of another node, as far as Node objects tell.
+    pub(crate) fn peer_ranges(&self) -> Vec<IpNet> {
+        let objects = self.objects.iter().enumerate().filter(|(id, _)| !self.is_local(*id as u32 + 1));
+        objects.filter_map(|(_, n)| n.as_ref()).flat_map(|n| n.pod_ranges.iter().copied()).collect()
+    }
+
     /// The labels of the node, if its object tells this address.
     pub(crate) fn labels_at(&self, node: NodeNumber, address: IpAddr) -> Option<&LabelSet> {
         let object = self.objects.get(node.checked_sub(1)? as usize)?.as_ref()?;

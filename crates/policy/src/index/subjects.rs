@@ -372,8 +372,13 @@ impl Index {
                 }
             }
         }
-        let ranked =
-            rules.iter().map(|r| RankedRule { action: r.action, id: r.id, ports: &r.ports, everybody: r.everybody });
+        let ranked = rules.iter().map(|r| RankedRule {
+            action: r.action,
+            id: r.id,
+            ports: &r.ports,
+            everybody: r.everybody,
+            addresses: !r.blocks.is_empty(),
+        });
         let ranked: Vec<_> = ranked.collect();
         let names = rules.iter().any(|r| !r.names.is_empty());
         let mut table = RuleTable::new(&ranked, names, ranks.len());

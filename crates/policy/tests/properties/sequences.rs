@@ -106,6 +106,7 @@ struct Books<'l> {
     locality: &'l Locality,
     exposure: BTreeMap<IpAddr, Exposure>,
     ranges: Vec<ipnet::IpNet>,
+    blocks: Vec<ipnet::IpNet>,
     names: BTreeMap<RuleId, String>,
     /// Per flow and direction: a build allowed it, and neither end was touched since. An established connection goes
     /// on for so long.
@@ -164,8 +165,15 @@ fn pods(index: &Index, world: &World) -> Result<(), String> {
 
 impl<'l> Books<'l> {
     fn new(locality: &'l Locality) -> Self {
-        let (exposure, ranges, names) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-        Books { locality, exposure, ranges, names, established: Vec::new(), repeated: Vec::new() }
+        Books {
+            locality,
+            exposure: BTreeMap::new(),
+            ranges: Vec::new(),
+            blocks: Vec::new(),
+            names: BTreeMap::new(),
+            established: Vec::new(),
+            repeated: Vec::new(),
+        }
     }
 
     fn verdicts(&mut self, build: &Build, rebuilt: &Snapshot, world: &World, flows: &[Flow]) -> Result<(), Failure> {
@@ -194,6 +202,9 @@ impl<'l> Books<'l> {
     /// What the kernel repeats is what would be decided, by the same rules.
     fn cache(&mut self, build: &Build, flows: &[Flow]) -> Result<(), Failure> {
         self.repeated.resize(flows.len(), None);
+        if let Some(blocks) = &build.pod_blocks {
+            self.blocks.clone_from(blocks);
+        }
         for (flow, repeated) in flows.iter().zip(&mut self.repeated) {
             let failure = |message| Err(Failure { message, flow: Some(*flow) });
             let engine = flow.to_engine();
@@ -207,8 +218,8 @@ impl<'l> Books<'l> {
             let unknown = [now.egress.cause, now.ingress.cause].contains(&Cause::Unknown);
             *repeated = (!unknown).then_some(now);
             let closed = build.snapshot.closed(engine.destination, engine.protocol, engine.port);
-            let itself = now.ingress.cause == Cause::Itself;
-            if closed.is_some_and(|rule| !itself && now.ingress.cause != Cause::Denied(rule)) {
+            let stranger = !self.blocks.iter().any(|block| block.contains(&flow.source));
+            if closed.is_some_and(|rule| stranger && now.ingress.cause != Cause::Denied(rule)) {
                 return failure(format!("{flow} is {now:?}, but {closed:?} closes the port"));
             }
         }
@@ -250,6 +261,10 @@ impl<'l> Books<'l> {
         if self.ranges != ranges {
             return Err(format!("pod ranges are {:?}, should be {ranges:?}", self.ranges));
         }
+        let blocks = pod_blocks(world);
+        if self.blocks != blocks {
+            return Err(format!("blocks of pods are {:?}, should be {blocks:?}", self.blocks));
+        }
         let cluster = |p: &&podgate_api::PolicySpec| p.tier != Tier::NetworkPolicy;
         let judged = world.pods.values().filter(|p| {
             is_local(self.locality, p) && p.addresses.iter().any(|a| reference::owner(world, *a) == Some(p))
@@ -270,6 +285,14 @@ fn pod_ranges(world: &World, locality: &Locality) -> Vec<ipnet::IpNet> {
     };
     let ranges: BTreeSet<_> = world.nodes.values().filter(local).flat_map(|n| n.pod_cidrs.clone()).collect();
     ranges.into_iter().collect()
+}
+
+/// The blocks that hold a pod's address, sorted.
+fn pod_blocks(world: &World) -> Vec<ipnet::IpNet> {
+    let addresses: BTreeSet<_> = world.pods.values().flat_map(|p| p.addresses.clone()).collect();
+    let owned = addresses.into_iter().filter(|a| reference::owner(world, *a).is_some());
+    let block = |a: IpAddr| ipnet::IpNet::new(a, if a.is_ipv4() { 24 } else { 64 }).unwrap().trunc();
+    owned.map(block).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// For every address of a live local pod: whether some policy is about it.
