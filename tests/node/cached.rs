@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use podgate_sandbox::ProbeKind::{Tcp, Udp};
-use podgate_sandbox::{ArrivalKind, PATIENCE, Packet, Pod, Probe};
+use podgate_sandbox::{ArrivalKind, PATIENCE, Packet, Pod, PodOptions, Probe};
 
 use crate::kit::{LONG, Node, deny_all, pair, policy, web_on};
 
@@ -83,28 +83,83 @@ fn a_closed_port_costs_no_verdicts_and_each_packet_counts() {
     assert_eq!(node.rule_count(DEFAULT_DENY), sent as f64 + 100.0);
 }
 
+/// A flood of datagrams from outside, each of another forged source.
+struct Flood {
+    outside: Pod,
+    to: SocketAddr,
+    sent: u32,
+}
+
+impl Flood {
+    fn send(&mut self, count: u32) {
+        for number in self.sent..self.sent + count {
+            let source = SocketAddr::from(((0xcb00_7100 + number % 256).to_be_bytes(), 4000));
+            self.outside.netns().send(&Packet::udp(source, self.to, b"flood")).expect("sent");
+        }
+        self.sent += count;
+    }
+
+    /// Goes on until the kernel drops it by itself.
+    fn send_until_dropped(&mut self, node: &Node) {
+        let deadline = Instant::now() + LONG;
+        while node.metric(DROPPING) < 1.0 {
+            assert!(Instant::now() < deadline, "{}", node.log());
+            self.send(1);
+        }
+    }
+}
+
 #[test]
 fn a_flood_with_forged_sources_at_a_port_that_is_closed_to_all_needs_one_entry() {
     let (mut node, web, _client, _server) = pair(&[80], &[]);
-    let outside = node.neighbour(2).pod(podgate_sandbox::PodOptions::new("far/away")).expect("a pod");
+    let outside = node.neighbour(2).pod(PodOptions::new("far/away")).expect("a pod");
     node.write("policy.yaml", &web_on("TCP", 80));
     node.start(&STRICT);
-    let flood = |number: u32, port: u16| {
-        let source = SocketAddr::from(((0xcb00_7100 + number).to_be_bytes(), 4000));
-        outside.netns().send(&Packet::udp(source, SocketAddr::new(web.v4(), port), b"flood")).expect("sent");
-    };
-    let (mut sent, deadline) = (0, Instant::now() + LONG);
-    while node.metric(DROPPING) < 1.0 {
-        assert!(Instant::now() < deadline, "{}", node.log());
-        flood(sent, 53);
-        sent += 1;
-    }
+    let mut flood = Flood { outside, to: SocketAddr::new(web.v4(), 53), sent: 0 };
+    flood.send_until_dropped(&node);
     let up = node.metric("podgate_packets_total{verdict=\"drop\"}");
-    (sent..sent + 200).for_each(|number| flood(number, 53));
+    flood.send(200);
     node.await_metric("podgate_cache_hits_total{verdict=\"drop\"}", 200.0);
     assert_eq!(node.metric("podgate_packets_total{verdict=\"drop\"}"), up, "none of them came up");
     assert_eq!(node.metric(DROPPING), 1.0);
-    assert_eq!(node.rule_count(DEFAULT_DENY), f64::from(sent) + 200.0);
+    assert_eq!(node.rule_count(DEFAULT_DENY), f64::from(flood.sent));
+}
+
+#[test]
+fn a_flood_with_forged_sources_at_a_port_that_is_open_to_some_pods_needs_one_entry_and_these_pods_get_in() {
+    let (mut node, web, _client, server) = pair(&[], &[53]);
+    let far = node.neighbour(2);
+    node.write("node.yaml", &(node.host.manifest() + &far.manifest()));
+    let (outside, friend) = (PodOptions::new("far/away"), PodOptions::new("shop/friend").label("app", "friend"));
+    let (outside, friend) = (far.pod(outside).expect("a pod"), far.pod(friend).expect("a pod"));
+    let from = "ingress: [{from: [{podSelector: {matchLabels: {app: friend}}}], ports: [{protocol: UDP, port: 53}]}]";
+    node.write(
+        "policy.yaml",
+        &policy("web", "shop", &format!("{{podSelector: {{matchLabels: {{app: web}}}}, {from}}}")),
+    );
+    node.start(&STRICT);
+    let mut flood = Flood { outside, to: SocketAddr::new(web.v4(), 53), sent: 0 };
+    flood.send_until_dropped(&node);
+    let up = node.metric("podgate_packets_total{verdict=\"drop\"}");
+    flood.send(200);
+    node.await_metric("podgate_cache_hits_total{verdict=\"drop\"}", 200.0);
+    assert_eq!(node.metric("podgate_packets_total{verdict=\"drop\"}"), up, "none of them came up");
+    // The first pod of another node, which nobody knew until now: what everybody else gets is not for it.
+    node.apply(&crate::kit::pod_file(&friend), &friend.manifest());
+    flood.send_until_dropped(&node);
+    node.expect(&[Probe::open(friend.client(), web.v4(), Udp(53))]);
+    // Nor is its block open to whoever forges an address of it.
+    let IpAddr::V4(near) = friend.v4() else { panic!("an IPv4 address") };
+    let [a, b, c, last] = near.octets();
+    let forged = SocketAddr::from(([a, b, c, last ^ 0x80], 4000));
+    let denied = node.rule_count(DEFAULT_DENY);
+    flood.outside.netns().send(&Packet::udp(forged, flood.to, b"forged")).expect("sent");
+    let deadline = Instant::now() + LONG;
+    while node.rule_count(DEFAULT_DENY) == denied {
+        assert!(Instant::now() < deadline, "{}", node.log());
+    }
+    let leaked = |kind: &ArrivalKind| matches!(kind, ArrivalKind::Datagram(text) if text.starts_with(b"flo") || text.starts_with(b"for"));
+    assert!(!server.arrivals().iter().any(|a| leaked(&a.kind)));
 }
 
 #[test]

@@ -45,6 +45,7 @@ pub use life::{Life, Vigil};
 pub use marks::{Marks, MarksError, Way};
 pub use program::cache::{CacheEntry, CacheHits, Cached, Forget, cache_hits};
 pub use program::ownership::{Claim, Expect, Owner, owner, uptime};
+pub use program::peers::peer_blocks;
 pub use program::share::{Excess, Share};
 pub use program::{Open, Program, ProgramSettings, TABLE, Update};
 pub use queue::{

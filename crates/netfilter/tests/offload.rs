@@ -22,7 +22,7 @@ fn packets_that_a_card_would_cut_come_up_whole_and_only_their_heads_are_copied()
         let mut program =
             Program::install(ProgramSettings { queues: QUEUE..=QUEUE, ..ProgramSettings::default() }).unwrap();
         let ranges = ["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()];
-        program.replace(&Update { ranges: Some(&ranges), open: &[], judge_input: None }).unwrap();
+        program.replace(&Update { ranges: Some(&ranges), open: &[], ..Update::default() }).unwrap();
         program
     });
     // Never remembered: every packet of the connection comes up.

@@ -70,7 +70,9 @@ fn the_table_is_as_written_down() {
         let mut program = install(ProgramSettings { udp_prerouting: Some(true), ..settings() });
         let ranges = nets(&["10.1.0.0/24", "fd01::/64"]);
         let open = [(v4(2), BOTH), (v6(2), Open { ingress: true, egress: false })];
-        program.replace(&Update { ranges: Some(&ranges), open: &open, judge_input: Some(true) }).unwrap();
+        program
+            .replace(&Update { ranges: Some(&ranges), open: &open, judge_input: Some(true), ..Update::default() })
+            .unwrap();
     });
     let expected = include_str!("golden/table.nft");
     let listed = listing(&at);
@@ -95,7 +97,8 @@ fn taking_over_keeps_base_chains_and_sets_and_rewrites_rules() {
     let ranges = nets(&["10.1.0.0/24"]);
     at.run(|| {
         let mut program = install(settings());
-        let update = Update { ranges: Some(&ranges), open: &[(v4(2), BOTH)], judge_input: Some(true) };
+        let update =
+            Update { ranges: Some(&ranges), open: &[(v4(2), BOTH)], judge_input: Some(true), ..Update::default() };
         program.replace(&update).unwrap();
     });
     let (before, bases) = (at.sh("nft -a list table inet podgate"), base_chains(&at));
@@ -145,7 +148,7 @@ fn applying_adds_and_takes_out_and_replacing_forgets() {
     let mut program = at.run(|| install(settings()));
     let overlapping = nets(&["10.1.0.0/24", "10.1.1.0/24", "10.1.0.128/25", "10.2.0.0/16", "255.255.255.0/24"]);
     let open = [(v4(2), BOTH), (v4(3), Open { ingress: true, egress: false }), (v4(4), NEITHER)];
-    program.apply(&Update { ranges: Some(&overlapping), open: &open, judge_input: None }).unwrap();
+    program.apply(&Update { ranges: Some(&overlapping), open: &open, ..Update::default() }).unwrap();
     assert_eq!(elements(&at, "ranges4"), "10.1.0.0/23, 10.2.0.0/16, 255.255.255.0/24");
     assert_eq!(elements(&at, "open_ingress4"), "10.1.0.2, 10.1.0.3");
     assert_eq!(elements(&at, "open_egress4"), "10.1.0.2");
@@ -160,7 +163,7 @@ fn applying_adds_and_takes_out_and_replacing_forgets() {
     assert_eq!(elements(&at, "ranges4"), "10.1.0.0/23, 10.2.0.0/16, 255.255.255.0/24");
 
     let all = nets(&["0.0.0.0/0", "::/0"]);
-    program.replace(&Update { ranges: Some(&all), open: &[(v4(7), BOTH)], judge_input: None }).unwrap();
+    program.replace(&Update { ranges: Some(&all), open: &[(v4(7), BOTH)], ..Update::default() }).unwrap();
     assert_eq!((elements(&at, "ranges4"), elements(&at, "ranges6")), ("0.0.0.0/0".into(), "::/0".into()));
     assert_eq!((elements(&at, "open_egress4"), elements(&at, "open_ingress6")), ("10.1.0.7".into(), String::new()));
     program.apply(&Update::default()).unwrap();
@@ -300,7 +303,7 @@ fn a_hundred_thousand_addresses_are_one_change() {
     let ranges = nets(&["10.0.0.0/8", "fd01::/64"]);
     for round in 1..=2 {
         let begun = Instant::now();
-        program.replace(&Update { ranges: Some(&ranges), open: &open, judge_input: None }).unwrap();
+        program.replace(&Update { ranges: Some(&ranges), open: &open, ..Update::default() }).unwrap();
         let took = begun.elapsed();
         println!("replacing 100,000 open addresses (200,000 elements), round {round}: {took:?}");
         assert!(took.as_secs() < 20, "{took:?}");
@@ -345,11 +348,11 @@ fn a_superseded_owner_can_write_nothing_and_remove_nothing() {
     let mut old = old(&at);
     assert_eq!(old.owner().generation, 1);
     let ranges = nets(&["10.1.0.0/24"]);
-    old.replace(&Update { ranges: Some(&ranges), open: &[(v4(2), BOTH)], judge_input: None }).unwrap();
+    old.replace(&Update { ranges: Some(&ranges), open: &[(v4(2), BOTH)], ..Update::default() }).unwrap();
     let bases = base_chains(&at);
     let new = at.run(|| {
         let settings = ProgramSettings { queues: 8..=9, ..settings() };
-        let first = Update { ranges: Some(&ranges), open: &[(v4(3), BOTH)], judge_input: None };
+        let first = Update { ranges: Some(&ranges), open: &[(v4(3), BOTH)], ..Update::default() };
         Program::claim(settings, &claim("new", Expect::Unchanged(Some(1))), Some(&first)).unwrap()
     });
     assert_eq!(new.owner().generation, 2);
@@ -425,14 +428,14 @@ fn a_claim_makes_the_sets_what_it_says_whatever_they_held() {
         contents(&at)
     };
     let first =
-        Update { ranges: Some(&ranges), open: &[(v4(2), BOTH), (v4(3), BOTH), (v6(2), BOTH)], judge_input: None };
+        Update { ranges: Some(&ranges), open: &[(v4(2), BOTH), (v4(3), BOTH), (v6(2), BOTH)], ..Update::default() };
     let expected =
         ["10.1.0.0/24, 255.255.255.0/24", "fd01::/64", "10.1.0.2, 10.1.0.3", "10.1.0.2, 10.1.0.3", "fd01::2"];
     assert_eq!(claimed("a", &first), expected);
     assert_eq!(claimed("b", &first), expected, "what stands stays");
     let ranges = nets(&["10.1.0.0/16", "fd01::/64"]);
     let open = [(v4(3), Open { ingress: true, egress: false }), (v4(4), BOTH), (v4(5), NEITHER)];
-    let second = Update { ranges: Some(&ranges), open: &open, judge_input: None };
+    let second = Update { ranges: Some(&ranges), open: &open, ..Update::default() };
     assert_eq!(claimed("c", &second), ["10.1.0.0/16", "fd01::/64", "10.1.0.3, 10.1.0.4", "10.1.0.4", ""]);
     assert_eq!(claimed("d", &nothing()), [""; 5]);
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   cache_accept4/6   source . destination . protocol . destination port    accept, and remember the connection
 //!   cache_drop4/6     the same                                              drop
-//!   cache_closed4/6   destination . protocol . destination port             drop, from outside the pod ranges
+//!   cache_closed4/6   destination . protocol . destination port             drop, unless a pod may be the source (`peers`)
 //! ```
 //!
 //! Each element counts its packets. What it counted is read from the notice of its deletion (`NLM_F_ECHO`), or by a
@@ -50,7 +50,7 @@ pub enum Cached {
     Accept,
     /// Drops them.
     Drop,
-    /// Drops them whoever sent them, if the source is outside the pod ranges.
+    /// Drops them whoever sent them, if the source is in no block that may hold pods ([`Update::peers`](crate::Update)).
     Closed,
 }
 
@@ -116,7 +116,7 @@ impl Cached {
 }
 
 impl CacheEntry {
-    /// A drop of the same, whoever the source is.
+    /// A drop of the same, for every source that is no pod.
     pub fn closed(self) -> Self {
         Self { verdict: Cached::Closed, source: anyone(self.destination), ..self }
     }

@@ -347,6 +347,13 @@ pub(crate) fn address_not_in(family_of: Family, end: End, set: &str) -> Statemen
     statement
 }
 
+/// `ip|ip6 saddr|daddr & mask != @set`
+pub(crate) fn address_masked_not_in(family_of: Family, end: End, mask: &[u8], set: &str) -> Statement {
+    let mut statement = address_not_in(family_of, end, set);
+    statement.insert(statement.len() - 1, bitwise(mask, &vec![0; mask.len()]));
+    statement
+}
+
 fn lookup(set: &str, flags: u32) -> Expression {
     let mut attributes = vec![Lookup::Set(set.into()), Lookup::SourceRegister(Register::Reg1)];
     if flags != 0 {

@@ -10,6 +10,7 @@ use super::TABLE;
 use super::cache;
 use super::expression::{Family, jump};
 use super::ownership;
+use super::peers;
 use super::rules::{REGULAR, Rule};
 use super::share;
 use super::spread;
@@ -76,9 +77,11 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
     cache::add_sets(transaction, id + 2);
     share::add_sets(transaction, id + 8);
     spread::add_map(transaction, id + 10);
+    peers::add_sets(transaction, id + 11);
 }
 
-fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {
+/// Adds a set of addresses; one that is there stays.
+pub(crate) fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {
     let attributes = vec![
         SetAttribute::Table(TABLE.into()),
         SetAttribute::Name(name.into()),

@@ -4,6 +4,7 @@
 //! Program ── layout      table, base chains (made once), sets
 //!         ├─ rules       what stands in the chains   (expression: the words they are made of)
 //!         ├─ sets        pod ranges, known-open addresses
+//!         ├─ peers       where pods' addresses lie
 //!         ├─ cache       verdicts that the kernel repeats
 //!         ├─ share       what a pod may have of the queue, under overload
 //!         ├─ spread      which queue a packet goes to
@@ -19,6 +20,7 @@ pub(crate) mod cache;
 pub(crate) mod expression;
 pub(crate) mod layout;
 pub(crate) mod ownership;
+pub(crate) mod peers;
 pub(crate) mod rules;
 pub(crate) mod sets;
 pub(crate) mod share;
@@ -94,6 +96,9 @@ pub struct Update<'a> {
     pub ranges: Option<&'a [IpNet]>,
     /// The new state of each of these addresses; both directions false: in no open set. The last word on one counts.
     pub open: &'a [(IpAddr, Open)],
+    /// Blocks of addresses, as [`peer_blocks`](crate::peer_blocks) tells them, that may be pods' (`true`) or are not any
+    /// more: verdicts about whoever is no pod ([`Cached::Closed`](crate::Cached::Closed)) are not about them.
+    pub peers: &'a [(IpAddr, bool)],
     /// Judge what pods send to the node itself?
     pub judge_input: Option<bool>,
 }
@@ -159,7 +164,7 @@ impl Program {
         &self.owner
     }
 
-    /// Like [`apply`](Self::apply), but the open sets and the verdict cache are emptied first, in the same transaction, and
+    /// Like [`apply`](Self::apply), but the open sets, the peers and the verdict cache are emptied first, in the same transaction, and
     /// so are the ranges if the update has some: what an earlier agent said no longer counts.
     pub fn replace(&mut self, update: &Update<'_>) -> Result<(), Error> {
         self.change(update, true)
@@ -322,12 +327,14 @@ fn remembered(marks: &Marks) -> (u32, u8) {
 fn fill(transaction: &mut Transaction, update: &Update<'_>, fresh: bool) {
     if fresh {
         sets::empty_open(transaction);
+        peers::empty(transaction);
         cache::forget(transaction, Forget::All);
     }
     if let Some(ranges) = update.ranges {
         sets::replace_ranges(transaction, ranges);
     }
     sets::apply_open(transaction, update.open, fresh);
+    peers::apply(transaction, update.peers);
 }
 
 /// Writes `plan` over what stands, whose judging of input goes on unless `first` says otherwise; returns what stood, the

@@ -22,10 +22,11 @@ use std::ops::RangeInclusive;
 use super::cache::Cached;
 use super::expression::{
     Direction, ESTABLISHED, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address,
-    address_in, address_not_in, back, cached as lookup_cache, connection_mark, counter, direction, drop, family, goto,
-    icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
+    address_in, address_masked_not_in, back, cached as lookup_cache, connection_mark, counter, direction, drop, family,
+    goto, icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
     set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
+use super::peers;
 use super::share::{Share, shares};
 use super::spread::{single, spread};
 use crate::marks::{Marks, Way};
@@ -202,17 +203,20 @@ fn repeat(family: Family) -> &'static str {
     }
 }
 
+/// The source is nowhere near a pod: a pod may be let in where others are not, and an address of the pod ranges that is
+/// not known to be one may become one.
+fn is_no_peer(of: Family) -> Statement {
+    address_masked_not_in(of, End::Source, &peers::mask(of), &peers::set(of))
+}
+
 /// Verdicts that are repeated without asking. Replies and what conntrack does not track never come here, and an error that
 /// travels with a connection is not what it says it is about.
 fn cached(looked_up: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
     for of in Family::BOTH.into_iter().filter(|_| looked_up) {
-        let ranges = format!("ranges{}", of.digit());
         let known = |verdict: Cached| lookup_cache(of, verdict != Cached::Closed, &verdict.set(of));
         rules.push(rule(repeat(of), [known(Cached::Drop), drop()]));
-        // A pod may always reach itself, and what is in the ranges is known by its address.
-        let outside = address_not_in(of, End::Source, &ranges);
-        rules.push(rule(repeat(of), [known(Cached::Closed), outside, drop()]));
+        rules.push(rule(repeat(of), [known(Cached::Closed), is_no_peer(of), drop()]));
         rules.push(rule(repeat(of), [known(Cached::Accept), goto("recall")]));
         // What begins a connection was looked up: see `repeated`.
         rules.push(rule("cached", [family(of), state(ESTABLISHED, true), jump(repeat(of))]));

@@ -12,7 +12,7 @@ use netlink_packet_netfilter::nftables::{
 
 use super::expression::Family;
 use super::transaction::{Transaction, body, inet};
-use super::{Open, TABLE, Update};
+use super::{Open, TABLE, Update, peers};
 use crate::Error;
 use crate::netlink::{Channel, attribute, attributes, be32, be64};
 
@@ -82,7 +82,13 @@ fn add(transaction: &mut Transaction, set: &str, mut elements: Vec<Element>) {
     }
 }
 
-fn remove(transaction: &mut Transaction, set: &str, addresses: &[IpAddr]) {
+/// Puts addresses into a set.
+pub(crate) fn add_addresses(transaction: &mut Transaction, set: &str, addresses: &[IpAddr]) {
+    add(transaction, set, addresses.iter().map(|a| element(octets(*a), SetElementFlags::empty())).collect());
+}
+
+/// Takes addresses out of a set.
+pub(crate) fn remove(transaction: &mut Transaction, set: &str, addresses: &[IpAddr]) {
     for chunk in addresses.chunks(CHUNK) {
         let elements = || chunk.iter().map(|a| element(octets(*a), SetElementFlags::empty())).collect();
         // To delete what is not there is an error; to add what is there is none. Nobody sees the element in between.
@@ -110,8 +116,8 @@ pub(crate) fn empty_open(transaction: &mut Transaction) {
 pub(crate) fn add_recheck(transaction: &mut Transaction, addresses: &[IpAddr]) {
     for family in Family::BOTH {
         let of_family = addresses.iter().filter(|a| family_of(a) == family);
-        let elements = of_family.map(|a| element(octets(*a), SetElementFlags::empty())).collect();
-        add(transaction, &format!("recheck{}", family.digit()), elements);
+        let of_family: Vec<IpAddr> = of_family.copied().collect();
+        add_addresses(transaction, &format!("recheck{}", family.digit()), &of_family);
     }
 }
 
@@ -166,17 +172,27 @@ pub(crate) fn become_what(
             let set = open_set(way, family);
             let is_open = |open: &Open| if way == "egress" { open.egress } else { open.ingress };
             let wanted = states.iter().filter(|(a, o)| family_of(a) == family && is_open(o));
-            let wanted: HashSet<_> = wanted.map(|(a, _)| (octets(*a), 0)).collect();
-            let standing = read(channel, &set)?;
-            let gone: Vec<_> = standing.difference(&wanted).map(keyed).collect();
-            for chunk in gone.chunks(CHUNK) {
-                let delete = NfTablesMessage::DeleteSetElement(message(&set, chunk.to_vec()));
-                transaction.push(format!("delete elements of set {set}"), delete, 0);
-            }
-            let new = wanted.difference(&standing).map(keyed).collect();
-            add(transaction, &set, new);
+            become_addresses(transaction, channel, &set, wanted.map(|(a, _)| *a))?;
         }
     }
+    peers::become_what(transaction, channel, update.peers)
+}
+
+/// Makes a set hold these addresses and nothing else.
+pub(crate) fn become_addresses(
+    transaction: &mut Transaction,
+    channel: &mut Channel,
+    set: &str,
+    wanted: impl Iterator<Item = IpAddr>,
+) -> Result<(), Error> {
+    let wanted: HashSet<Key> = wanted.map(|a| (octets(a), 0)).collect();
+    let standing = read(channel, set)?;
+    let gone: Vec<_> = standing.difference(&wanted).map(keyed).collect();
+    for chunk in gone.chunks(CHUNK) {
+        let delete = NfTablesMessage::DeleteSetElement(message(set, chunk.to_vec()));
+        transaction.push(format!("delete elements of set {set}"), delete, 0);
+    }
+    add(transaction, set, wanted.difference(&standing).map(keyed).collect());
     Ok(())
 }
 
@@ -221,8 +237,7 @@ pub(crate) fn apply_open(transaction: &mut Transaction, open: &[(IpAddr, Open)],
                 let set = open_set(way, family);
                 let addresses = if wanted || !fresh { chosen(way, family, wanted) } else { vec![] };
                 if wanted {
-                    let elements = addresses.iter().map(|a| element(octets(*a), SetElementFlags::empty())).collect();
-                    add(transaction, &set, elements);
+                    add_addresses(transaction, &set, &addresses);
                 } else {
                     remove(transaction, &set, &addresses);
                 }

@@ -34,7 +34,7 @@ fn program(node: &Node, settings: ProgramSettings, open: &[(IpAddr, Open)]) -> P
     node.at.run(|| {
         let mut program = Program::install(settings).unwrap_or_else(|e| panic!("{e}"));
         let ranges: [IpNet; 2] = ["10.1.0.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()];
-        program.replace(&Update { ranges: Some(&ranges), open, judge_input: None }).unwrap();
+        program.replace(&Update { ranges: Some(&ranges), open, ..Update::default() }).unwrap();
         program
     })
 }

@@ -22,7 +22,7 @@ const MANY: usize = 512;
 pub(crate) struct Limits {
     /// Entries.
     pub(crate) entries: usize,
-    /// Of these from one source address; of closed ports, of one destination.
+    /// Of these from one source address; of those without one, of one destination.
     pub(crate) per_address: usize,
     /// Of these from addresses that nobody is known to have: they may be forged.
     pub(crate) unknown: usize,
@@ -64,6 +64,8 @@ pub(crate) struct Ledger {
     unknown: usize,
     /// Denials too: not while connections are judged in both orientations, nor where each is to be answered.
     drops: bool,
+    /// Denials whoever the source is, too: the kernel knows who may be a pod.
+    closed: bool,
     /// In the order in which they came; some are gone already.
     order: VecDeque<(Instant, CacheEntry)>,
     accepting: usize,
@@ -88,6 +90,7 @@ impl Ledger {
             shares: HashMap::new(),
             unknown: 0,
             drops: false,
+            closed: true,
             order: VecDeque::new(),
             accepting: 0,
         }
@@ -96,6 +99,11 @@ impl Ledger {
     /// From now on denials are kept too.
     pub(crate) fn keep_drops(&mut self) {
         self.drops = true;
+    }
+
+    /// Whether denials are kept that need no source.
+    pub(crate) fn keep_closed(&mut self, closed: bool) {
+        self.closed = closed;
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -116,7 +124,7 @@ impl Ledger {
     pub(crate) fn admit(&mut self, offers: &[Offer], snapshot: &Snapshot, now: Instant) -> (Vec<CacheEntry>, usize) {
         let (mut new, mut refused) = (Vec::new(), 0);
         for offer in offers {
-            let Some((entry, judgement)) = entry(offer, snapshot) else { continue };
+            let Some((entry, judgement)) = entry(offer, snapshot, self.closed) else { continue };
             // It may have been accepted when it was offered.
             if self.entries.contains_key(&entry) || entry.verdict != Cached::Accept && !self.drops {
                 continue;
@@ -224,12 +232,12 @@ impl Ledger {
     }
 
     pub(super) fn clear(&mut self) {
-        *self = Self { drops: self.drops, ..Self::new(self.limits) };
+        *self = Self { drops: self.drops, closed: self.closed, ..Self::new(self.limits) };
     }
 }
 
 /// What an offer comes to; `None` if it is nothing to repeat: an address that is not known may be soon.
-fn entry(offer: &Offer, snapshot: &Snapshot) -> Option<(CacheEntry, Judgement)> {
+fn entry(offer: &Offer, snapshot: &Snapshot, sourceless: bool) -> Option<(CacheEntry, Judgement)> {
     let Flow { source, destination, protocol, port } = offer.flow;
     let judgement = snapshot.judge(&offer.flow, NodeOrigin::Forged);
     if [judgement.egress.cause, judgement.ingress.cause].contains(&Cause::Unknown) {
@@ -243,8 +251,8 @@ fn entry(offer: &Offer, snapshot: &Snapshot) -> Option<(CacheEntry, Judgement)> 
         protocol,
         port: number,
     };
-    // Closed to everybody: the cause is the same whoever the source is, as long as nothing is about its egress.
-    let by = snapshot.closed(destination, protocol, port);
+    // Closed to all but pods: the cause is the same whoever else the source is, as long as nothing is about its egress.
+    let by = snapshot.closed(destination, protocol, port).filter(|_| sourceless);
     let anyone = judgement.egress.cause == Cause::Open
         && snapshot.tables().endpoint(source).is_none()
         && by.is_some_and(|rule| judgement.ingress.cause == Cause::Denied(rule));

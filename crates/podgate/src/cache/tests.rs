@@ -32,7 +32,7 @@ fn offer(source: &str, port: u16) -> Offer {
 fn snapshot(generation: u64, allowed: bool) -> Snapshot {
     let mut tables = Tables::new();
     let ports = [PortSpan::ports(TCP, 80, 80)];
-    let rule = RankedRule { action: Action::Accept, id: ALLOW, ports: &ports, everybody: true };
+    let rule = RankedRule { action: Action::Accept, id: ALLOW, ports: &ports, everybody: true, addresses: false };
     let rules = RuleTable::new(if allowed { std::slice::from_ref(&rule) } else { &[] }, false, 0);
     let ingress = Arc::new(DirectionTable { admin: None, then: Then::Isolated(rules, DENY) });
     tables.set_subject(1, Some(Subject { ingress: Some(ingress), egress: None }));
@@ -84,6 +84,12 @@ fn a_port_that_is_closed_to_everybody_needs_no_source_and_one_that_is_not_does()
     assert_eq!(ledger(10, 10).admit(&[spoofed(80)], &snapshot(1, true), now), (vec![], 0));
     // Within the pod ranges each source has its own.
     let (new, _) = ledger(10, 10).admit(&[offer("10.0.0.2", 81)], &snapshot(1, true), now);
+    assert_eq!(new.iter().map(|e| e.verdict).collect::<Vec<_>>(), [Cached::Drop]);
+    // Nor where the kernel cannot tell who may be a pod: then each source has its own.
+    let mut books = ledger(10, 10);
+    books.keep_closed(false);
+    assert_eq!(books.admit(&[spoofed(81)], &snapshot(1, true), now), (vec![], 0));
+    let (new, _) = books.admit(&[offer("203.0.113.9", 81)], &snapshot(1, true), now);
     assert_eq!(new.iter().map(|e| e.verdict).collect::<Vec<_>>(), [Cached::Drop]);
 }
 

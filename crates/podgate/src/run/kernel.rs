@@ -22,6 +22,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::inputs::{self, Input};
 use super::owner::{Decision, Notice, Ownership, Wish};
+use super::peers::Peers;
 use crate::cache::{Cache, Stale};
 use crate::telemetry::State;
 use crate::telemetry::facts::Diversion;
@@ -45,6 +46,7 @@ pub(crate) struct Kernel {
     /// Guards so far; what an earlier one noticed may be this agent's own doing.
     guards: u64,
     pod_ranges: Vec<IpNet>,
+    peers: Peers,
     exposure: BTreeMap<IpAddr, Exposure>,
     judge_input: bool,
     /// What the kernel's range set holds now.
@@ -93,6 +95,7 @@ impl Kernel {
             guard: None,
             guards: 0,
             pod_ranges: Vec::new(),
+            peers: Peers::default(),
             exposure: BTreeMap::new(),
             judge_input: first.judge_input,
             diverted: Vec::new(),
@@ -153,8 +156,13 @@ impl Kernel {
                 open.push((*address, still));
             }
         }
-        let stale = self.stale(build);
+        let (mut stale, told) = (self.stale(build), self.peers.are_told());
         let grown = self.take_in(build);
+        if told && !self.peers.are_told() {
+            // What is about whoever is no pod needs to know who may be one.
+            stale = Stale::All;
+        }
+        let peers = self.peers.missing();
         let ranges = grown.then(|| {
             // The union of before and after: what is diverted no more is let go by `relax`.
             let mut union = self.wanted_ranges();
@@ -170,9 +178,11 @@ impl Kernel {
         if self.is_owner() {
             self.rechecked.extend(build.touched.iter().map(|address| (*address, self.changes)));
         }
-        let stands = open.is_empty() && ranges.is_none() && judge_input.is_none();
+        let stands = open.is_empty() && ranges.is_none() && judge_input.is_none() && peers.is_empty();
         if !stands || !build.touched.is_empty() || !stale.is_nothing() {
-            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input }, &build.touched, &stale)?;
+            let update = Update { ranges: ranges.as_deref(), open: &open, peers: &peers, judge_input };
+            self.write(&update, &build.touched, &stale)?;
+            self.peers.made(&peers);
         }
         if let Some(ranges) = ranges {
             self.diverted = ranges;
@@ -192,8 +202,11 @@ impl Kernel {
         let wanted = self.wanted_ranges();
         let ranges = (wanted != self.diverted).then_some(wanted);
         let judge_input = (!build.judge_input && self.judge_input).then_some(false);
-        if !open.is_empty() || ranges.is_some() || judge_input.is_some() {
-            self.write(&Update { ranges: ranges.as_deref(), open: &open, judge_input }, &[], &Stale::nothing())?;
+        let peers = self.peers.surplus();
+        if !open.is_empty() || ranges.is_some() || judge_input.is_some() || !peers.is_empty() {
+            let update = Update { ranges: ranges.as_deref(), open: &open, peers: &peers, judge_input };
+            self.write(&update, &[], &Stale::nothing())?;
+            self.peers.made(&peers);
         }
         self.relaxed.clear();
         if let Some(ranges) = ranges {
@@ -329,11 +342,14 @@ impl Kernel {
             };
             let open: Vec<_> = self.exposure.iter().map(|(a, e)| (*a, is_open(*e))).collect();
             let ranges = self.wanted_ranges();
-            let update = Update { ranges: Some(&ranges), open: &open, judge_input: Some(self.judge_input) };
+            let peers = self.peers.all();
+            let update =
+                Update { ranges: Some(&ranges), open: &open, peers: &peers, judge_input: Some(self.judge_input) };
             match Program::claim(self.settings.clone(), &self.ownership.claim(expect, returns), Some(&update)) {
                 Ok(program) => {
                     self.diverted = ranges;
                     self.relaxed.clear();
+                    self.peers.stand();
                     self.ownership.own(program.owner(), replaces);
                     self.program = Some(program);
                     // A claim empties it.
@@ -421,6 +437,8 @@ impl Kernel {
         if let Some(ranges) = &build.pod_ranges {
             self.pod_ranges.clone_from(ranges);
         }
+        self.peers.take_in(build);
+        self.cache.ledger().keep_closed(self.peers.are_told());
         !build.exposure.is_empty() || build.pod_ranges.is_some()
     }
 

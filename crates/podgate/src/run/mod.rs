@@ -19,6 +19,7 @@ mod kernel;
 mod listen;
 mod news;
 mod owner;
+mod peers;
 mod plane;
 mod rejecting;
 mod revoke;
