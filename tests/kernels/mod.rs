@@ -26,7 +26,7 @@ fn has(feature: &str, found: Result<(), String>) -> bool {
 }
 
 /// Major and minor number of the running kernel.
-fn release() -> (u32, u32) {
+pub(crate) fn release() -> (u32, u32) {
     let output = std::process::Command::new("uname").arg("-r").output().expect("uname");
     let text = String::from_utf8(output.stdout).expect("a release");
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().expect("a number"));

@@ -1,11 +1,12 @@
 //! Packets that are not like others: fragments, forged neighbour discovery, ICMP errors, segments that nobody asked for.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podgate_sandbox::ProbeKind::{Echo, Udp};
-use podgate_sandbox::{ArrivalKind, Packet, Pod, Probe, Server};
+use podgate_sandbox::{ArrivalKind, Capture, Packet, Pod, PodOptions, Probe, Server};
 
+use crate::kernels::release;
 use crate::kit::{LONG, Node, deny_all, pair, policy, web_on};
 
 /// Only UDP 53 is open.
@@ -65,21 +66,73 @@ fn a_forged_neighbour_solicitation_from_afar_is_no_way_in() {
     assert!(leaked.is_none(), "neighbour discovery from afar arrived: {leaked:?}");
 }
 
+/// Of listener reports, discovery from beyond the link, router discovery of RFC 4286: those that conntrack leaves out on
+/// every kernel, and those that it calls invalid before Linux 6.10 (`noct_valid_new` in nf_conntrack_proto_icmpv6.c).
+const LEFT_OUT: [u8; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
+const LEFT_OUT_OR_INVALID: [u8; 2] = [151, 152];
+
+/// Sends one of each.
+fn send_left_out(from: &Pod, to: &Pod) {
+    for kind in LEFT_OUT.into_iter().chain(LEFT_OUT_OR_INVALID) {
+        from.netns().send(&Packet::icmp(from.v6(), to.v6(), kind, 0, b"\0\0\0\0secret")).expect("sent");
+    }
+}
+
+/// Waits for ICMPv6 packets of these types.
+fn arrive(capture: &Capture, from: &Pod, to: &Pod, kinds: &[u8]) -> bool {
+    let mut missing = kinds.to_vec();
+    let found = capture.wait(LONG, |p| {
+        if !p.outgoing && p.ends() == Some((from.v6(), to.v6())) && p.protocol() == Some(58) {
+            missing.retain(|kind| *kind != p.body()[0]);
+        }
+        missing.is_empty()
+    });
+    found.is_some()
+}
+
+/// Packets that the kernel dropped by itself because conntrack calls them invalid.
+fn invalid(node: &Node) -> f64 {
+    let listed = node.command("nft", &["list", "chain", "inet", "podgate", "drop_invalid"]).1;
+    let count = listed.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no counter: {listed}"))
+}
+
 #[test]
 fn icmpv6_that_conntrack_leaves_out_is_judged_as_sent_where_one_end_is_isolated() {
     let (mut node, web, client, _server) = shop();
+    let other = node.pod(PodOptions::new("shop/other"));
     node.start(&[]);
-    let capture = web.netns().capture(None).expect("a capture");
-    // Listener reports, discovery from beyond the link, router discovery of RFC 4286.
-    let kinds = [130, 131, 132, 133, 134, 135, 136, 143, 151, 152];
-    for kind in kinds {
-        client.netns().send(&Packet::icmp(client.v6(), web.v6(), kind, 0, b"\0\0\0\0secret")).expect("sent");
-    }
-    node.await_metric("podgate_packets_total{verdict=\"drop\"}", kinds.len() as f64);
-    let leaked = capture.wait(Duration::from_millis(1), |p| {
+    let [at_web, at_client, at_other] =
+        [&web, &client, &other].map(|pod| pod.netns().capture(None).expect("a capture"));
+    send_left_out(&client, &web);
+    // Each is accounted for: judged and denied, or invalid, which is dropped unseen as web is isolated.
+    let all = (LEFT_OUT.len() + LEFT_OUT_OR_INVALID.len()) as f64;
+    let deadline = Instant::now() + LONG;
+    let (denied, dropped) = loop {
+        let now = (node.metric("podgate_packets_total{verdict=\"drop\"}"), invalid(&node));
+        if now.0 + now.1 >= all {
+            break now;
+        }
+        assert!(Instant::now() < deadline, "{now:?}\n{}", node.log());
+    };
+    let called_invalid = if release() < (6, 10) { all - denied } else { 0.0 };
+    assert!([0.0, LEFT_OUT_OR_INVALID.len() as f64].contains(&called_invalid), "{denied} denied");
+    assert_eq!((denied + dropped, dropped), (all, called_invalid));
+    // What is permitted comes, after them.
+    node.expect(&[Probe::open(client.client(), web.v6(), Udp(53))]);
+    let leaked = at_web.wait(Duration::from_millis(1), |p| {
         p.ends() == Some((client.v6(), web.v6())) && p.protocol() == Some(58) && p.body()[0] >= 130
     });
     assert!(leaked.is_none(), "{leaked:?}");
+
+    // What web sends nothing forbids: it is nobody's answer. Not so what is invalid: it may be either's.
+    send_left_out(&web, &client);
+    let mut permitted = LEFT_OUT.to_vec();
+    permitted.extend(LEFT_OUT_OR_INVALID.into_iter().filter(|_| called_invalid == 0.0));
+    assert!(arrive(&at_client, &web, &client, &permitted), "{}", node.log());
+    // And where nobody is isolated, all of it passes.
+    send_left_out(&client, &other);
+    assert!(arrive(&at_other, &client, &other, &[&LEFT_OUT[..], &LEFT_OUT_OR_INVALID[..]].concat()), "{}", node.log());
 }
 
 #[test]
