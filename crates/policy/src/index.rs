@@ -86,6 +86,8 @@ pub struct Index {
     annotations: FxHashMap<NamespaceId, RuleId>,
     /// As of the last build.
     pod_ranges: Option<Vec<IpNet>>,
+    /// As of the last build.
+    pod_networks: Vec<IpNet>,
     ranges_dirty: bool,
     /// Unknown addresses of the pod ranges are denied.
     guard_ranges: bool,
@@ -116,6 +118,7 @@ impl Index {
             rules: RuleBook::default(),
             annotations: FxHashMap::default(),
             pod_ranges: None,
+            pod_networks: Vec::new(),
             ranges_dirty: true,
             guard_ranges: locality != Locality::All,
         };

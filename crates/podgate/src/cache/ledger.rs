@@ -240,7 +240,8 @@ impl Ledger {
 fn entry(offer: &Offer, snapshot: &Snapshot, sourceless: bool) -> Option<(CacheEntry, Judgement)> {
     let Flow { source, destination, protocol, port } = offer.flow;
     let judgement = snapshot.judge(&offer.flow, NodeOrigin::Forged);
-    if [judgement.egress.cause, judgement.ingress.cause].contains(&Cause::Unknown) {
+    let missing = [source, destination].into_iter().any(|end| snapshot.tables().is_missing_peer(end));
+    if missing || [judgement.egress.cause, judgement.ingress.cause].contains(&Cause::Unknown) {
         return None;
     }
     let Port::Number(number) = port else { return None };

@@ -13,9 +13,9 @@ use podgate_policy::Build;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Peers {
-    /// Where pods are.
-    blocks: Vec<IpNet>,
-    /// Where pods may come up at any time.
+    /// Where pods are, or will be on other nodes.
+    networks: Vec<IpNet>,
+    /// Where they may come up on this one.
     ranges: Vec<IpNet>,
     wanted: BTreeSet<IpAddr>,
     /// What the kernel holds.
@@ -27,16 +27,16 @@ pub(super) struct Peers {
 impl Peers {
     /// Takes a build's news into the books.
     pub(super) fn take_in(&mut self, build: &Build) {
-        if build.pod_blocks.is_none() && build.pod_ranges.is_none() {
+        if build.pod_networks.is_none() && build.pod_ranges.is_none() {
             return;
         }
-        if let Some(blocks) = &build.pod_blocks {
-            self.blocks.clone_from(blocks);
+        if let Some(networks) = &build.pod_networks {
+            self.networks.clone_from(networks);
         }
         if let Some(ranges) = &build.pod_ranges {
             self.ranges.clone_from(ranges);
         }
-        let wanted = peer_blocks(self.blocks.iter().chain(&self.ranges));
+        let wanted = peer_blocks(self.networks.iter().chain(&self.ranges));
         if wanted.is_none() && !self.too_many {
             tracing::info!(
                 "pods' addresses lie in very many blocks: floods of forged sources are judged packet by packet"
@@ -88,10 +88,10 @@ mod tests {
     use super::*;
     use podgate_policy::{Index, Locality};
 
-    fn told(peers: &mut Peers, blocks: &[&str], ranges: &[&str]) {
+    fn told(peers: &mut Peers, networks: &[&str], ranges: &[&str]) {
         let nets = |texts: &[&str]| Some(texts.iter().map(|t| t.parse().unwrap()).collect());
         let build = Index::new(Locality::All).build();
-        peers.take_in(&Build { pod_blocks: nets(blocks), pod_ranges: nets(ranges), ..build });
+        peers.take_in(&Build { pod_networks: nets(networks), pod_ranges: nets(ranges), ..build });
     }
 
     #[test]

@@ -44,9 +44,10 @@ pub struct Build {
     pub exposure: Vec<(IpAddr, Option<Exposure>)>,
     /// The pod ranges of the node (`Locality::All`: of all nodes), sorted; `None` where nothing changed.
     pub pod_ranges: Option<Vec<IpNet>>,
-    /// Blocks (/24, /64) that hold the addresses of all pods, local or not, sorted; `None` where nothing changed. A
-    /// block must be known to be a pod's before the snapshot is in use, and no more after it at the earliest.
-    pub pod_blocks: Option<Vec<IpNet>>,
+    /// The networks in which pods' addresses lie, sorted: blocks (/24, /64) that hold any, and the pod ranges of other
+    /// nodes; `None` where nothing changed. One that is new must be known to be a pod's before the snapshot is in use, one
+    /// that is missing may be so no more after that.
+    pub pod_networks: Option<Vec<IpNet>>,
     /// Established connections with one of these addresses at either end may have lost their permission: local pods
     /// whose policies changed, and whatever address (a local pod's or not) got another owner or labels. Sorted. (An
     /// over-estimate is fine.)
@@ -94,13 +95,14 @@ impl Index {
         for identity in gone {
             self.remove_identity(identity);
         }
+        let pod_networks = self.settle_pod_networks();
         let pod_ranges = self.settle_pod_ranges();
         findings.exposure.sort_unstable();
         Build {
             snapshot: Arc::new(Snapshot::new(self.generation, self.tables.clone())),
             exposure: findings.exposure,
             pod_ranges,
-            pod_blocks: self.pod_blocks.take_changed(),
+            pod_networks,
             changed: findings.changed.difference(&findings.touched).map(|a| a.ip()).collect(),
             touched: findings.touched.into_iter().map(Addr::ip).collect(),
             judge_input: self.subjects.judge_input(),
@@ -261,6 +263,20 @@ impl Index {
             let identities = self.subjects.identities(*class).iter();
             findings.touched.extend(identities.flat_map(|id| &self.identities.get(*id).local));
         }
+    }
+
+    fn settle_pod_networks(&mut self) -> Option<Vec<IpNet>> {
+        if !self.pod_blocks.take_changed() && !self.ranges_dirty {
+            return None;
+        }
+        let mut networks: Vec<IpNet> = self.pod_blocks.iter().chain(self.nodes.peer_ranges()).collect();
+        networks.sort();
+        networks.dedup();
+        if self.pod_networks == networks {
+            return None;
+        }
+        self.pod_networks.clone_from(&networks);
+        Some(networks)
     }
 
     fn settle_pod_ranges(&mut self) -> Option<Vec<IpNet>> {

@@ -106,7 +106,7 @@ struct Books<'l> {
     locality: &'l Locality,
     exposure: BTreeMap<IpAddr, Exposure>,
     ranges: Vec<ipnet::IpNet>,
-    blocks: Vec<ipnet::IpNet>,
+    networks: Vec<ipnet::IpNet>,
     names: BTreeMap<RuleId, String>,
     /// Per flow and direction: a build allowed it, and neither end was touched since. An established connection goes
     /// on for so long.
@@ -169,7 +169,7 @@ impl<'l> Books<'l> {
             locality,
             exposure: BTreeMap::new(),
             ranges: Vec::new(),
-            blocks: Vec::new(),
+            networks: Vec::new(),
             names: BTreeMap::new(),
             established: Vec::new(),
             repeated: Vec::new(),
@@ -202,8 +202,8 @@ impl<'l> Books<'l> {
     /// What the kernel repeats is what would be decided, by the same rules.
     fn cache(&mut self, build: &Build, flows: &[Flow]) -> Result<(), Failure> {
         self.repeated.resize(flows.len(), None);
-        if let Some(blocks) = &build.pod_blocks {
-            self.blocks.clone_from(blocks);
+        if let Some(networks) = &build.pod_networks {
+            self.networks.clone_from(networks);
         }
         for (flow, repeated) in flows.iter().zip(&mut self.repeated) {
             let failure = |message| Err(Failure { message, flow: Some(*flow) });
@@ -218,7 +218,7 @@ impl<'l> Books<'l> {
             let unknown = [now.egress.cause, now.ingress.cause].contains(&Cause::Unknown);
             *repeated = (!unknown).then_some(now);
             let closed = build.snapshot.closed(engine.destination, engine.protocol, engine.port);
-            let stranger = !self.blocks.iter().any(|block| block.contains(&flow.source));
+            let stranger = !self.networks.iter().any(|network| network.contains(&flow.source));
             if closed.is_some_and(|rule| stranger && now.ingress.cause != Cause::Denied(rule)) {
                 return failure(format!("{flow} is {now:?}, but {closed:?} closes the port"));
             }
@@ -261,9 +261,9 @@ impl<'l> Books<'l> {
         if self.ranges != ranges {
             return Err(format!("pod ranges are {:?}, should be {ranges:?}", self.ranges));
         }
-        let blocks = pod_blocks(world);
-        if self.blocks != blocks {
-            return Err(format!("blocks of pods are {:?}, should be {blocks:?}", self.blocks));
+        let networks = pod_networks(world, self.locality);
+        if self.networks != networks {
+            return Err(format!("pods' networks are {:?}, should be {networks:?}", self.networks));
         }
         let cluster = |p: &&podgate_api::PolicySpec| p.tier != Tier::NetworkPolicy;
         let judged = world.pods.values().filter(|p| {
@@ -287,12 +287,14 @@ fn pod_ranges(world: &World, locality: &Locality) -> Vec<ipnet::IpNet> {
     ranges.into_iter().collect()
 }
 
-/// The blocks that hold a pod's address, sorted.
-fn pod_blocks(world: &World) -> Vec<ipnet::IpNet> {
+/// The blocks that hold a pod's address, and the pod ranges of other nodes, sorted.
+fn pod_networks(world: &World, locality: &Locality) -> Vec<ipnet::IpNet> {
     let addresses: BTreeSet<_> = world.pods.values().flat_map(|p| p.addresses.clone()).collect();
     let owned = addresses.into_iter().filter(|a| reference::owner(world, *a).is_some());
     let block = |a: IpAddr| ipnet::IpNet::new(a, if a.is_ipv4() { 24 } else { 64 }).unwrap().trunc();
-    owned.map(block).collect::<BTreeSet<_>>().into_iter().collect()
+    let elsewhere = |node: &&podgate_api::Node| matches!(locality, Locality::Node(name) if node.name != *name);
+    let ranges = world.nodes.values().filter(elsewhere).flat_map(|n| n.pod_cidrs.clone());
+    owned.map(block).chain(ranges).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// For every address of a live local pod: whether some policy is about it.
