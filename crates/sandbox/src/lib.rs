@@ -15,6 +15,7 @@
 
 mod bridge;
 mod client;
+mod ending;
 mod error;
 mod host;
 mod netns;
@@ -33,6 +34,7 @@ pub use bridge::Bridge;
 pub use nix::sys::signal::Signal;
 
 pub use client::{Client, Connection, DENY_WAIT, Outcome, PATIENCE};
+pub use ending::at_end_signals;
 pub use error::Error;
 pub use host::{Host, HostOptions, Outside};
 pub use netns::{Netns, Persisted, remove_persisted};

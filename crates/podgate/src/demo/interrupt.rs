@@ -1,11 +1,10 @@
 //! [`Interrupt`]: somebody wants the demo to end (Ctrl-C, SIGTERM, the terminal is gone). It cleans up then.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
-use std::thread;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use podgate_sandbox::at_end_signals;
 
 /// Whether the demo is asked to end.
 #[derive(Debug, Clone)]
@@ -14,35 +13,16 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
-    /// Takes the signals over. (By handlers: a blocked signal would stay blocked in child processes.)
+    /// Takes the signals over.
     pub(super) fn catch() -> Result<Self> {
         let interrupt = Interrupt { state: Arc::default() };
         let told = interrupt.clone();
-        let (ready, caught) = mpsc::channel();
-        let listen = move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(ready.send(Err(error))),
-            };
-            runtime.block_on(async {
-                let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-                let handlers = kinds.into_iter().map(signal).collect::<Result<Vec<_>, _>>();
-                let mut handlers = match handlers {
-                    Ok(handlers) => handlers,
-                    Err(error) => return drop(ready.send(Err(error))),
-                };
-                drop(ready.send(Ok(())));
-                let [first, second, third] = &mut handlers[..] else { return };
-                // Asked twice is asked once: the way out is short.
-                loop {
-                    tokio::select! { _ = first.recv() => {} _ = second.recv() => {} _ = third.recv() => {} }
-                    *told.state.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-                    told.state.1.notify_all();
-                }
-            });
-        };
-        thread::Builder::new().name("signals".to_owned()).spawn(listen).context("cannot start a thread")?;
-        caught.recv().context("the signal thread died")?.context("cannot take over signals")?;
+        // Asked twice is asked once: the way out is short.
+        at_end_signals(move || {
+            *told.state.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            told.state.1.notify_all();
+        })
+        .context("cannot take over signals")?;
         Ok(interrupt)
     }
 
