@@ -1,16 +1,27 @@
-//! Whether other tables' rules use bits of marks and labels that are ours: then each side takes the other's for its own.
+//! Whether others' rules use bits of marks and labels that are ours: then each side takes the other's for its own.
 //!
-//! Found is what a rule says by itself: a bit that it sets, a mask that it sets or tests by, in nft's own expressions and
-//! in the extensions of iptables-nft (`MARK`, `CONNMARK`, `mark`, `connmark`, `connlabel`). Not found: numbers that come
-//! from maps or sets, whole marks that are copied, rules of iptables-legacy, eBPF programs, routing rules.
+//! ```text
+//!   rules (nft), legacy (iptables-legacy) ─▶ Uses of one rule ─▶ Survey: with chains, hooks and sets ─▶ Collisions
+//!          └ extensions (MARK, CONNMARK, mark, …) ┘
+//! ```
+//!
+//! Found is what a rule says: a bit that it sets, a mask that it sets or tests by, numbers of the sets and maps that it looks
+//! marks up in; and where packets carry our bits, whole marks that are saved or overwritten. Not found: chains that only verdict maps
+//! lead to, sets with a key of more than the mark, what is added to sets later, eBPF programs, routing rules.
 //!
 //! When to look, and telling it, is the caller's.
+
+mod extensions;
+mod legacy;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use netlink_packet_core::NLM_F_DUMP;
-use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleMessage};
+use netlink_packet_netfilter::nftables::{
+    ChainMessage, NfTablesMessage, RuleMessage, SetElementList, SetElementMessage,
+};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
@@ -18,37 +29,31 @@ use crate::Error;
 use crate::marks::Marks;
 use crate::netlink::{Channel, attribute, attributes, be32, text};
 use crate::program::TABLE;
-use crate::program::sets::{NFTA_DATA_VALUE, NFTA_EXPR_DATA, NFTA_EXPR_NAME};
+use crate::program::sets::{NFTA_DATA_VALUE, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS};
+use crate::program::transaction::body;
+#[cfg(feature = "fuzzing")]
+pub(crate) use legacy::read as read_legacy;
+pub use legacy::{Legacy, legacy};
+use rules::{Kind, Lookup, Rule, Uses};
 
 // include/uapi/linux/netfilter/nf_tables.h
-const NFTA_RULE_TABLE: u16 = 1;
-const NFTA_RULE_CHAIN: u16 = 2;
-const NFTA_RULE_EXPRESSIONS: u16 = 4;
-const NFT_META_MARK: u32 = 3;
-const NFT_CT_MARK: u32 = 3;
-const NFT_CT_LABELS: u32 = 13;
-/// Where each expression keeps its registers and its data: (source, destination, data).
-const META: (u16, u16) = (3, 1);
-const CT: (u16, u16) = (4, 1);
-const NFTA_META_KEY: u16 = 2;
-const NFTA_CT_KEY: u16 = 2;
-const NFTA_BITWISE_SREG: u16 = 1;
-const NFTA_BITWISE_DREG: u16 = 2;
-const NFTA_BITWISE_MASK: u16 = 4;
-const NFTA_BITWISE_XOR: u16 = 5;
-const NFTA_IMMEDIATE_DREG: u16 = 1;
-const NFTA_IMMEDIATE_DATA: u16 = 2;
-const NFTA_CMP_SREG: u16 = 1;
-const NFTA_CMP_DATA: u16 = 3;
-// include/uapi/linux/netfilter/nf_tables_compat.h, the same for matches and targets
-const NFTA_COMPAT_NAME: u16 = 1;
-const NFTA_COMPAT_REV: u16 = 2;
-const NFTA_COMPAT_INFO: u16 = 3;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_HOOK: u16 = 4;
+const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_HOOK_PRIORITY: u16 = 2;
+const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
+// include/uapi/linux/netfilter.h
+const NFPROTO: [u8; 3] = [1, 2, 10];
+const LOCAL_OUT: u32 = 3;
+const POST_ROUTING: u32 = 4;
 
 /// A chain of another table that uses bits of ours.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Collision {
-    /// The table, as nft names it: family and name.
+    /// The table, as nft names it (family and name), or as one of iptables-legacy.
     pub table: String,
     /// The chain in it.
     pub chain: String,
@@ -65,15 +70,22 @@ pub enum Bits {
     ConnectionMark(u32),
     /// This label.
     Label(u8),
+    /// Whole packet marks are saved in connections where they have bits of ours: restored, those would make a pod's packets
+    /// pass for the node's.
+    Saved,
+    /// Whole packet marks are overwritten where they have bits of ours, which make the node's own packets known.
+    Overwritten,
 }
 
 impl fmt::Display for Collision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "table {}, chain {}, uses ", self.table, self.chain)?;
+        write!(f, "table {}, chain {}, ", self.table, self.chain)?;
         match self.bits {
-            Bits::PacketMark(bits) => write!(f, "packet mark bits {bits:#x}, which are podgate's"),
-            Bits::ConnectionMark(bits) => write!(f, "connection mark bit {bits:#x}, which is podgate's"),
-            Bits::Label(label) => write!(f, "connection label {label}, which is podgate's"),
+            Bits::PacketMark(bits) => write!(f, "uses packet mark bits {bits:#x}, which are podgate's"),
+            Bits::ConnectionMark(bits) => write!(f, "uses connection mark bit {bits:#x}, which is podgate's"),
+            Bits::Label(label) => write!(f, "uses connection label {label}, which is podgate's"),
+            Bits::Saved => write!(f, "saves whole packet marks, podgate's bits with them, in connections"),
+            Bits::Overwritten => write!(f, "overwrites whole packet marks, podgate's bits with them"),
         }
     }
 }
@@ -81,44 +93,175 @@ impl fmt::Display for Collision {
 /// Looks through all rules of the calling thread's network namespace: tens of milliseconds for tens of thousands.
 pub fn collisions(marks: &Marks) -> Result<BTreeSet<Collision>, Error> {
     let mut channel = Channel::open(NETLINK_NETFILTER)?;
-    let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
-    let get = NetfilterMessage::new(header, NfTablesMessage::GetRule(RuleMessage { attributes: vec![] }));
-    let mut found = BTreeSet::new();
+    let mut survey = Survey::default();
+    let get = message(0, NfTablesMessage::GetRule(RuleMessage { attributes: vec![] }));
     channel.request("list all rules", get, NLM_F_DUMP, &mut |message| match message {
-        None => found.clear(),
-        Some(message) => found.extend(in_rule(message.payload, marks)),
+        None => survey = Survey::default(),
+        Some(message) => survey.extend(Rule::read(message.payload), marks),
     })?;
-    Ok(found)
+    if !survey.whole.is_empty() {
+        survey.roots(&mut channel)?;
+    }
+    for (place, lookup) in std::mem::take(&mut survey.lookups) {
+        let uses = elements(&mut channel, &place, &lookup)?;
+        survey.found.extend(in_uses(&uses, &place.table, &place.chain, marks));
+    }
+    for table in legacy()?.tables() {
+        survey.legacy(table.read()?, marks);
+    }
+    Ok(survey.found())
 }
 
-/// What the rule of a listing or a notice uses of ours: `payload` is what follows the netlink header.
-pub(crate) fn in_rule(payload: &[u8], marks: &Marks) -> Vec<Collision> {
-    let (Some(family), Some(rule)) = (payload.first().copied().map(family), payload.get(4..)) else { return vec![] };
-    let table = attribute(rule, NFTA_RULE_TABLE).map(text).unwrap_or_default();
-    if (family, table) == ("inet", TABLE) {
-        return vec![];
+/// Whether a rule of a notice may have to do with bits of ours: `payload` is what follows the netlink header.
+pub(crate) fn concerns(payload: &[u8], marks: &Marks) -> bool {
+    let Some(rule) = Rule::read(payload) else { return false };
+    let uses = &rule.uses;
+    uses.saves || uses.overwrites || !uses.lookups.is_empty() || !in_uses(uses, "", "", marks).is_empty()
+}
+
+/// A chain, and its family's number.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    family: u8,
+    name: String,
+    table: String,
+    chain: String,
+}
+
+/// What all rules say, until it is known where packets come to them.
+#[derive(Debug, Default)]
+struct Survey {
+    found: BTreeSet<Collision>,
+    /// Found, if packets with bits of ours come there.
+    whole: BTreeSet<Collision>,
+    lookups: BTreeSet<(Place, Lookup)>,
+    /// Chains where packets with bits of ours come: those of hooks, by their table.
+    roots: BTreeSet<(String, String)>,
+    jumps: BTreeMap<(String, String), BTreeSet<String>>,
+}
+
+impl Survey {
+    fn extend(&mut self, rule: Option<Rule>, marks: &Marks) {
+        let Some(Rule { family, table: name, chain, uses, jumps }) = rule else { return };
+        let table = format!("{} {name}", family_name(family));
+        for lookup in uses.lookups.iter().cloned() {
+            let (name, table, chain) = (name.clone(), table.clone(), chain.clone());
+            self.lookups.insert((Place { family, name, table, chain }, lookup));
+        }
+        self.add(&table, &chain, &uses, jumps, marks);
     }
-    let Some(expressions) = attribute(rule, NFTA_RULE_EXPRESSIONS) else { return vec![] };
-    let mut reader = Reader::default();
-    for (_, expression) in attributes(expressions) {
-        let name = attribute(expression, NFTA_EXPR_NAME).map(text).unwrap_or_default();
-        reader.read(name, attribute(expression, NFTA_EXPR_DATA).unwrap_or_default());
+
+    fn add(&mut self, table: &str, chain: &str, uses: &Uses, jumps: Vec<String>, marks: &Marks) {
+        self.found.extend(in_uses(uses, table, chain, marks));
+        let whole = [(uses.saves, Bits::Saved), (uses.overwrites, Bits::Overwritten)];
+        for (_, bits) in whole.into_iter().filter(|(does, _)| *does) {
+            self.whole.insert(Collision { table: table.to_owned(), chain: chain.to_owned(), bits });
+        }
+        if !jumps.is_empty() {
+            self.jumps.entry((table.to_owned(), chain.to_owned())).or_default().extend(jumps);
+        }
     }
-    let used = reader.used;
-    let label = marks.label_bits().iter().zip(&used.labels).any(|(ours, theirs)| ours & theirs != 0)
-        || used.label == Some(marks.label.into());
+
+    fn legacy(&mut self, table: legacy::Table, marks: &Marks) {
+        for rule in table.rules {
+            self.add(&table.name, &rule.chain, &rule.uses, rule.jumps, marks);
+        }
+        self.roots.extend(table.hooks.into_iter().map(|chain| (table.name.clone(), chain)));
+    }
+
+    /// Finds the hooks of nft's chains.
+    fn roots(&mut self, channel: &mut Channel) -> Result<(), Error> {
+        let get = message(0, NfTablesMessage::GetChain(ChainMessage { attributes: vec![] }));
+        channel.request("list all chains", get, NLM_F_DUMP, &mut |message| match message {
+            None => self.roots.clear(),
+            Some(message) => self.roots.extend(root(message.payload)),
+        })
+    }
+
+    fn found(mut self) -> BTreeSet<Collision> {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<_> = self.roots.into_iter().collect();
+        while let Some(chain) = next.pop() {
+            let jumps = self.jumps.get(&chain).into_iter().flatten();
+            let beyond: Vec<_> = jumps.map(|to| (chain.0.clone(), to.clone())).collect();
+            if reached.insert(chain) {
+                next.extend(beyond);
+            }
+        }
+        let is_reached = |c: &Collision| reached.contains(&(c.table.clone(), c.chain.clone()));
+        self.found.extend(self.whole.into_iter().filter(is_reached));
+        self.found
+    }
+}
+
+/// Whether packets carry bits of ours at this point: from where the node's own are marked to where no bits are left on.
+fn carries(hook: u32, priority: i32) -> bool {
+    match hook {
+        LOCAL_OUT => priority >= 0,
+        POST_ROUTING => priority < libc::NF_IP_PRI_NAT_SRC,
+        _ => false,
+    }
+}
+
+/// Table and name of a chain that packets with bits of ours come to first.
+fn root(payload: &[u8]) -> Option<(String, String)> {
+    let (family, chain) = (*payload.first()?, payload.get(4..)?);
+    let hook = attribute(chain, NFTA_CHAIN_HOOK)?;
+    let number = attribute(hook, NFTA_HOOK_HOOKNUM).and_then(be32)?;
+    let priority = attribute(hook, NFTA_HOOK_PRIORITY).and_then(be32)?.cast_signed();
+    let of = |kind| attribute(chain, kind).map(|name| text(name).to_owned());
+    let table = format!("{} {}", family_name(family), of(NFTA_CHAIN_TABLE)?);
+    (NFPROTO.contains(&family) && carries(number, priority)).then_some((table, of(NFTA_CHAIN_NAME)?))
+}
+
+/// What uses of ours there are in a rule's uses.
+fn in_uses(uses: &Uses, table: &str, chain: &str, marks: &Marks) -> Vec<Collision> {
+    let label = marks.label_bits().iter().zip(&uses.labels).any(|(ours, theirs)| ours & theirs != 0)
+        || uses.label == Some(marks.label.into());
     let bits = [
-        Some(used.packet & marks.packet).filter(|bits| *bits != 0).map(Bits::PacketMark),
-        Some(used.connection & marks.connection).filter(|bits| *bits != 0).map(Bits::ConnectionMark),
+        Some(uses.packet & marks.packet).filter(|bits| *bits != 0).map(Bits::PacketMark),
+        Some(uses.connection & marks.connection).filter(|bits| *bits != 0).map(Bits::ConnectionMark),
         label.then_some(Bits::Label(marks.label)),
     ];
-    let chain = attribute(rule, NFTA_RULE_CHAIN).map(text).unwrap_or_default();
-    let collision = |bits| Collision { table: format!("{family} {table}"), chain: chain.to_owned(), bits };
+    let collision = |bits| Collision { table: table.to_owned(), chain: chain.to_owned(), bits };
     bits.into_iter().flatten().map(collision).collect()
 }
 
+/// What a rule uses by what is in a set.
+fn elements(channel: &mut Channel, place: &Place, lookup: &Lookup) -> Result<Uses, Error> {
+    let of = vec![SetElementList::Table(place.name.clone()), SetElementList::Set(lookup.set.clone())];
+    let get = message(place.family, NfTablesMessage::GetSetElement(SetElementMessage { attributes: of }));
+    let mut uses = Uses::default();
+    let asked = channel.request("list a set of marks", get, NLM_F_DUMP, &mut |message| match message {
+        None => uses = Uses::default(),
+        Some(message) => {
+            let elements = attribute(body(&message), NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or(&[]);
+            attributes(elements).for_each(|(_, element)| in_element(&mut uses, element, lookup));
+        }
+    });
+    match asked {
+        // It is gone.
+        Err(error) if error.refused_with() == Some(libc::ENOENT) => Ok(Uses::default()),
+        asked => asked.map(|()| uses),
+    }
+}
+
+fn in_element(uses: &mut Uses, element: &[u8], lookup: &Lookup) {
+    let kind = if lookup.data { NFTA_SET_ELEM_DATA } else { NFTA_SET_ELEM_KEY };
+    let Some(value) = attribute(element, kind).and_then(|value| attribute(value, NFTA_DATA_VALUE)) else { return };
+    let ends = attribute(element, NFTA_SET_ELEM_FLAGS).and_then(be32).unwrap_or(0) & NFT_SET_ELEM_INTERVAL_END != 0;
+    // The key of more than a mark; or one past the last of a range, which is not used.
+    if value.len() == if lookup.of == Kind::Labels { 16 } else { 4 } && !ends {
+        uses.tests(lookup.of, &lookup.mask, value);
+    }
+}
+
+fn message(family: u8, message: NfTablesMessage) -> NetfilterMessage {
+    NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::from(family), 0, 0), message)
+}
+
 /// As nft names them (`NFPROTO_*`).
-fn family(number: u8) -> &'static str {
+fn family_name(number: u8) -> &'static str {
     match number {
         1 => "inet",
         2 => "ip",
@@ -130,160 +273,7 @@ fn family(number: u8) -> &'static str {
     }
 }
 
-/// Whose bits a register holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Packet,
-    Connection,
-    Labels,
-}
-
-/// What a register holds, as far as that is known.
-#[derive(Debug, Clone)]
-enum Held {
-    /// The value of `of`, with the bits of `mask` kept and those of `xor` turned.
-    Value { of: Kind, mask: Vec<u8>, xor: Vec<u8> },
-    /// A number.
-    Constant(Vec<u8>),
-}
-
-/// Bits that a rule uses.
-#[derive(Debug, Default)]
-struct Used {
-    packet: u32,
-    connection: u32,
-    labels: [u8; 16],
-    label: Option<u32>,
-}
-
-/// Follows a rule's expressions from register to register.
-#[derive(Debug, Default)]
-struct Reader {
-    registers: BTreeMap<u32, Held>,
-    used: Used,
-}
-
-impl Reader {
-    fn read(&mut self, name: &str, data: &[u8]) {
-        let number = |kind| attribute(data, kind).and_then(be32);
-        let value = |kind| attribute(data, kind).and_then(|d| attribute(d, NFTA_DATA_VALUE)).map(<[u8]>::to_vec);
-        match name {
-            "meta" if number(NFTA_META_KEY) == Some(NFT_META_MARK) => {
-                self.access(Kind::Packet, number(META.0), number(META.1));
-            }
-            "ct" if number(NFTA_CT_KEY) == Some(NFT_CT_MARK) => {
-                self.access(Kind::Connection, number(CT.0), number(CT.1));
-            }
-            "ct" if number(NFTA_CT_KEY) == Some(NFT_CT_LABELS) => {
-                self.access(Kind::Labels, number(CT.0), number(CT.1));
-            }
-            "bitwise" => {
-                let (Some(from), Some(to)) = (number(NFTA_BITWISE_SREG), number(NFTA_BITWISE_DREG)) else { return };
-                let held = self.registers.get(&from).cloned();
-                let next = match (held, value(NFTA_BITWISE_MASK), value(NFTA_BITWISE_XOR)) {
-                    (Some(Held::Value { of, mask: kept, xor: turned }), Some(mask), Some(xor)) => {
-                        let turned = zip(&zip(&turned, &mask, |a, b| a & b), &xor, |a, b| a ^ b);
-                        Some(Held::Value { of, mask: zip(&kept, &mask, |a, b| a & b), xor: turned })
-                    }
-                    _ => None,
-                };
-                self.put(to, next);
-            }
-            "immediate" => {
-                let Some(to) = number(NFTA_IMMEDIATE_DREG) else { return };
-                self.put(to, value(NFTA_IMMEDIATE_DATA).map(Held::Constant));
-            }
-            "cmp" => {
-                let held = number(NFTA_CMP_SREG).and_then(|from| self.registers.get(&from));
-                if let (Some(Held::Value { of, mask, .. }), Some(with)) = (held, value(NFTA_CMP_DATA)) {
-                    // A whole mark is compared with a number: whoever does that uses the number's bits.
-                    let (of, bits) = (*of, if is_whole(mask) { with } else { mask.clone() });
-                    self.uses(of, &bits);
-                }
-            }
-            "target" | "match" => {
-                let name = attribute(data, NFTA_COMPAT_NAME).map(text).unwrap_or_default();
-                let info = attribute(data, NFTA_COMPAT_INFO).unwrap_or_default();
-                self.extension(name, number(NFTA_COMPAT_REV).unwrap_or(0), info);
-            }
-            // What else writes a register writes nothing that is known here.
-            _ => {}
-        }
-    }
-
-    fn put(&mut self, register: u32, held: Option<Held>) {
-        match held {
-            Some(held) => drop(self.registers.insert(register, held)),
-            None => drop(self.registers.remove(&register)),
-        }
-    }
-
-    /// An expression that writes `kind` from a register, or reads it into one.
-    fn access(&mut self, kind: Kind, from: Option<u32>, to: Option<u32>) {
-        if let Some(from) = from {
-            match self.registers.get(&from).cloned() {
-                Some(Held::Constant(bits)) => self.uses(kind, &bits),
-                Some(Held::Value { of, mask, xor }) if of == kind => {
-                    self.uses(kind, &zip(&mask, &xor, |kept, turned| !kept | turned));
-                }
-                Some(Held::Value { of, mask, .. }) if !is_whole(&mask) => {
-                    self.uses(kind, &mask);
-                    self.uses(of, &mask);
-                }
-                Some(Held::Value { .. }) | None => {}
-            }
-        }
-        if let Some(to) = to {
-            let length = if kind == Kind::Labels { 16 } else { 4 };
-            self.put(to, Some(Held::Value { of: kind, mask: vec![0xff; length], xor: vec![0; length] }));
-        }
-    }
-
-    fn uses(&mut self, kind: Kind, bits: &[u8]) {
-        match (kind, word(bits, 0)) {
-            (Kind::Packet, Some(bits)) => self.used.packet |= bits,
-            (Kind::Connection, Some(bits)) => self.used.connection |= bits,
-            (Kind::Labels, _) => self.used.labels.iter_mut().zip(bits).for_each(|(all, new)| *all |= new),
-            (_, None) => {}
-        }
-    }
-
-    /// An extension of iptables, in the layout of include/uapi/linux/netfilter/xt_mark.h, xt_connmark.h and xt_connlabel.h.
-    fn extension(&mut self, name: &str, revision: u32, info: &[u8]) {
-        let number = |index: usize| word(info, index * 4).unwrap_or(0);
-        let masked = |value: u32, mask: u32| if mask == u32::MAX { value } else { value | mask };
-        let partial = |mask: u32| if mask == u32::MAX { 0 } else { mask };
-        match (name, revision) {
-            ("MARK", 2) | ("mark", 1) => self.used.packet |= masked(number(0), number(1)),
-            ("connmark", 1) => self.used.connection |= masked(number(0), number(1)),
-            ("CONNMARK", 1 | 2) => {
-                let mode = info.get(if revision == 1 { 12 } else { 14 });
-                if mode == Some(&0) {
-                    self.used.connection |= masked(number(0), number(1));
-                } else {
-                    // Saved or restored.
-                    self.used.connection |= partial(number(1));
-                    self.used.packet |= partial(number(2));
-                }
-            }
-            ("connlabel", _) => {
-                let bit = info.get(..2).and_then(|bytes| bytes.try_into().ok()).map(u16::from_ne_bytes);
-                self.used.label = bit.map(u32::from).or(self.used.label);
-            }
-            _ => {}
-        }
-    }
-}
-
-fn is_whole(mask: &[u8]) -> bool {
-    mask.iter().all(|byte| *byte == 0xff)
-}
-
-fn zip(left: &[u8], right: &[u8], with: impl Fn(u8, u8) -> u8) -> Vec<u8> {
-    left.iter().zip(right).map(|(left, right)| with(*left, *right)).collect()
-}
-
-/// A mark as registers and extensions have it, in the machine's order.
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+/// Whether this is our own table.
+fn is_ours(family: u8, table: &str) -> bool {
+    (family_name(family), table) == ("inet", TABLE)
 }

@@ -4,7 +4,7 @@
 
 use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR, Nla};
 
-use crate::collisions::in_rule;
+use crate::collisions::{concerns, read_legacy};
 use crate::conntrack::Remembered;
 use crate::netlink::{Answer, append, attribute, attributes, be32, be64, done_code, messages, text};
 use crate::program::ownership::{self, Owner};
@@ -24,7 +24,8 @@ pub fn datagram(bytes: &[u8]) {
             _ => {}
         }
         connection(message.payload, &marks);
-        _ = in_rule(message.payload, &marks);
+        _ = concerns(message.payload, &marks);
+        _ = read_legacy(message.payload, message.payload);
         _ = routes::event(&message);
         let item = body(&message);
         for (kind, value) in attributes(item) {

@@ -7,7 +7,7 @@ use std::io;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Error;
-use crate::collisions::in_rule;
+use crate::collisions::concerns;
 use crate::marks::Marks;
 use crate::netlink::{Channel, attribute, text};
 use crate::program::TABLE;
@@ -93,7 +93,7 @@ impl Guard {
                 if is_inet && attribute(body(&message), NFTA_TABLE).map(text) == Some(TABLE) {
                     touched = true;
                 } else {
-                    collides |= kind == NFT_MSG_NEWRULE && !in_rule(message.payload, &marks).is_empty();
+                    collides |= kind == NFT_MSG_NEWRULE && concerns(message.payload, &marks);
                     gone |= matches!(kind, NFT_MSG_DELTABLE | NFT_MSG_DELCHAIN | NFT_MSG_DELRULE);
                 }
             });

@@ -37,7 +37,7 @@ mod routes;
 
 pub use bridge::{BridgeState, ensure_bridged_filtered};
 pub use cleanup::{Cleanup, cleanup};
-pub use collisions::{Bits, Collision, collisions};
+pub use collisions::{Bits, Collision, Legacy, collisions, legacy};
 pub use error::{Error, Missing};
 pub use features::{Features, probe};
 pub use guard::{Changed, Guard};

@@ -1,10 +1,13 @@
 //! Who else on the node uses bits of our marks and labels: looked for at the start and when others' rules change, and told
-//! once. What counts as such a use is `podgate_netfilter::collisions`'.
+//! once. What counts as such a use is `podgate_netfilter::collisions`'. Changes of iptables-legacy are nobody's news: its
+//! tables are looked at every now and then.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use podgate_netfilter::{Bits, Collision, collisions};
+use anyhow::{Context, Result};
+use podgate_netfilter::{Bits, Collision, Legacy, collisions, legacy};
+use tokio::sync::mpsc::Sender;
 
 use super::control::Control;
 use super::inputs::{self, Input};
@@ -12,6 +15,27 @@ use super::plane::Plane;
 
 /// From others' change to a look at all their rules: software that writes many does so in one go, or again and again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Between two looks at the tables of iptables-legacy, each of them a few system calls.
+const LEGACY: Duration = Duration::from_secs(10);
+
+/// Changes of iptables-legacy's rules, by a thread that ends with the process. One that puts a rule in the place of another of the same size
+/// is not seen.
+pub(super) fn watch_legacy(inputs: Sender<Input>) -> Result<()> {
+    let work = move || {
+        let mut last = legacy().unwrap_or_default();
+        while !inputs.is_closed() {
+            std::thread::sleep(LEGACY);
+            // What cannot be read now is told by who looks at all rules.
+            let now: Legacy = legacy().unwrap_or_default();
+            if std::mem::replace(&mut last, now) != last && inputs.blocking_send(Input::LookAtOthers).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("legacy".to_owned()).spawn(work).context("starting a thread")?;
+    Ok(())
+}
 
 impl Control {
     /// Rules of other tables changed: one `collides`, or one is gone.
@@ -38,21 +62,28 @@ impl Control {
 
     pub(super) fn tell_collisions(&mut self, now: BTreeSet<Collision>) {
         for collision in now.difference(&self.news.collisions) {
-            tracing::warn!("{collision}: each takes the other's for its own; {}", remedy(collision.bits));
+            tracing::warn!("{collision}: {}", remedy(collision.bits));
         }
         for collision in self.news.collisions.difference(&now) {
             tracing::info!("no more: {collision}");
         }
-        let told = now.iter().map(|collision| format!("{collision}; {}", remedy(collision.bits)));
+        let told = now.iter().map(|collision| format!("{collision}: {}", remedy(collision.bits)));
         self.state.facts().collisions = told.collect();
         self.news.collisions = now;
     }
 }
 
+/// What comes of it, and what to do.
 fn remedy(bits: Bits) -> &'static str {
     match bits {
-        Bits::PacketMark(_) => "give podgate four others by --mark-mask",
-        Bits::ConnectionMark(_) => "give podgate another by --ct-mark",
-        Bits::Label(_) => "give podgate another by --ct-label",
+        Bits::PacketMark(_) => "each takes the other's for its own; give podgate four others by --mark-mask",
+        Bits::ConnectionMark(_) => "each takes the other's for its own; give podgate another by --ct-mark",
+        Bits::Label(_) => "each takes the other's for its own; give podgate another by --ct-label",
+        Bits::Saved => {
+            "restored, they can make a pod's packets pass for the node's; give the rule a mask that leaves podgate's bits out"
+        }
+        Bits::Overwritten => {
+            "what the node itself sends to pods may be denied; give the rule a mask that leaves podgate's bits out"
+        }
     }
 }

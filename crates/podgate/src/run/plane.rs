@@ -7,6 +7,7 @@ use podgate_netfilter::{Marks, ProgramSettings};
 use podgate_policy::Build;
 use tokio::sync::mpsc::Sender;
 
+use super::collisions::watch_legacy;
 use super::control::Control;
 use super::inputs::{self, Input};
 use super::kernel::Kernel;
@@ -66,6 +67,7 @@ impl<'a> Plane<'a> {
         control.state.kernel_transactions.inc();
         inputs::strict_after(self.args.loose(), self.inputs.clone());
         control.look_at_others(self);
+        watch_legacy(self.inputs.clone())?;
         Ok(())
     }
 
