@@ -219,6 +219,41 @@ fn a_datagram_flow_that_is_cut_is_answered_with_an_error_and_not_let_in_again() 
 }
 
 #[test]
+fn what_was_accepted_again_and_again_is_answered_from_its_denial_on() {
+    const PORTS: std::ops::Range<u16> = 5300..5364;
+    let ports: Vec<u16> = PORTS.collect();
+    let (mut node, web, client, _server) = pair(&[], &ports);
+    let spec =
+        "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{protocol: UDP, port: 5300, endPort: 5363}]}]}";
+    node.write("policy.yaml", &policy("web", "shop", spec));
+    node.start(&["--on-deny", "reject", "--reject-rate", "10000", "--reject-per-source", "10000"]);
+    // One datagram of a new flow, and what comes of it.
+    let ask = |port, time| {
+        let socket = client.client().datagrams(web.v4(), port).expect("a socket");
+        socket.set_read_timeout(Some(time)).expect("a timeout");
+        socket.send(b"?").expect("sent");
+        socket.recv(&mut [0; 16]).map_err(|error| error.kind())
+    };
+    // What is accepted twice is on offer to the kernel, to be repeated: that is so of some port whenever the change comes.
+    let mut asked = Vec::new();
+    node.enforced(|| {
+        node.write("policy.yaml", &deny_all("shop"));
+        for port in PORTS.cycle() {
+            asked.push(port);
+            // The answer alone may have been too late.
+            if (0..2).any(|_| ask(port, DENY_WAIT).is_err()) {
+                break;
+            }
+            assert!(asked.len() < 10_000, "{}", node.log());
+        }
+    });
+    // A denial is not for the kernel to repeat: it does not say a word.
+    for port in asked.iter().rev().take(PORTS.len()) {
+        assert_eq!(ask(*port, LONG), Err(ErrorKind::HostUnreachable), "port {port}\n{}", node.log());
+    }
+}
+
+#[test]
 fn a_flood_of_denied_packets_gets_no_more_answers_than_the_limits() {
     let (mut node, web, client, _server) = shop();
     let others: Vec<Pod> = (0..4).map(|n| node.pod(PodOptions::new(&format!("shop/other-{n}")))).collect();
