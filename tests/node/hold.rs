@@ -204,6 +204,48 @@ fn many_sources_cannot_fill_the_table_by_one_unknown_address() {
     assert_eq!((node.metric(HELD), denied(&node, "source")), (3.0, 0.0));
 }
 
+/// A friend on another node, whose agent has let it speak, is known here a little later.
+#[test]
+fn a_new_pod_of_another_node_loses_nothing_where_only_its_labels_allow_it() {
+    let (mut node, web, client, server) = pair(&[80], &[53]);
+    let other = node.neighbour(2);
+    node.write("other.yaml", &other.manifest());
+    node.write("policy.yaml", &policy("web", "shop", WEB_FROM_FRIENDS));
+    node.start(&["--hold-time", FOREVER]);
+    let there = |name: &str| other.pod(PodOptions::new(name).label("friend", "yes")).expect("a pod");
+    let (friend, stranger) = (there("shop/friend"), other.pod(PodOptions::new("shop/stranger")).expect("a pod"));
+    for web in [web.v4(), web.v6()] {
+        say(&friend, web, "friend");
+        say(&stranger, web, "stranger");
+    }
+    node.await_metric(HELD, 4.0);
+    node.enforced(|| node.tell(&friend));
+    for source in [friend.v4(), friend.v6()] {
+        assert!(server.await_arrival(LONG, |a| a.from.ip() == source).is_some(), "{}", node.log());
+    }
+    let denials = "podgate_default_deny_total{namespace=\"shop\",policy=\"web\",direction=\"ingress\"}";
+    assert_eq!(node.metric(denials), 0.0);
+    node.enforced(|| node.tell(&stranger));
+    node.await_metric(denials, 2.0);
+    assert!(!server.arrivals().iter().any(is("stranger")), "{:?}", server.arrivals());
+    // And the other way round: this node's pod may speak to friends only, of whom there is a new one.
+    let only = "{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], \
+        egress: [{to: [{podSelector: {matchLabels: {friend: 'yes'}}}]}]}";
+    node.apply("client.yaml", &policy("client", "shop", only));
+    let late = there("shop/late");
+    let listening = late.server(&[], &[53]).expect("a server");
+    let held = node.metric(HELD);
+    for late in [late.v4(), late.v6()] {
+        say(&client, late, "client");
+    }
+    node.await_metric(HELD, held + 2.0);
+    node.enforced(|| node.tell(&late));
+    for source in [client.v4(), client.v6()] {
+        assert!(listening.await_arrival(LONG, |a| a.from.ip() == source).is_some(), "{}", node.log());
+    }
+    assert_eq!(denied(&node, "expired"), 0.0);
+}
+
 #[test]
 fn what_stays_unknown_is_denied_at_its_deadline_or_allowed_where_that_is_the_setting() {
     for (setting, allowed) in [("deny", 0.0), ("allow", 2.0)] {

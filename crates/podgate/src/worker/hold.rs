@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use podgate_engine::{Addr, Counter};
 
 use super::gate::End;
-use super::question::Question;
+use super::question::{Question, Whom};
 
 /// What is held may be so long altogether, since a segmentation-offloaded packet may have 64 KiB: 16 MiB, which is four
 /// full-sized packets for each that may be held by default.
@@ -69,8 +69,8 @@ pub(super) struct Held {
     pub(super) mark: u32,
     pub(super) length: u32,
     pub(super) question: Question,
-    /// It is its destination that is unknown.
-    pub(super) to_unknown: bool,
+    /// Whose address is unknown.
+    pub(super) whom: Whom,
     pub(super) since: Instant,
 }
 
@@ -78,7 +78,7 @@ impl Held {
     /// The addresses that have a share of the table by it.
     fn ends(&self) -> impl Iterator<Item = (End, Addr)> + use<> {
         let flow = *self.question.flow();
-        let destination = self.to_unknown.then_some((End::Destination, flow.destination));
+        let destination = self.whom.destination.then_some((End::Destination, flow.destination));
         std::iter::once((End::Source, flow.source)).chain(destination)
     }
 }
@@ -97,18 +97,22 @@ pub(super) struct Holds {
     settings: HoldSettings,
     packets: VecDeque<Held>,
     bytes: u64,
+    /// How many of them wait for a pod of another node.
+    elsewhere: usize,
     /// As many as there are packets, or twice that.
     shares: HashMap<(End, Addr), Share>,
 }
 
 impl Holds {
     pub(super) fn new(settings: HoldSettings) -> Self {
-        Self { settings, packets: VecDeque::new(), bytes: 0, shares: HashMap::new() }
+        Self { settings, packets: VecDeque::new(), bytes: 0, elsewhere: 0, shares: HashMap::new() }
     }
 
     /// What keeps this packet from being held, and until when that is so, as far as is known.
     pub(super) fn bound(&self, held: &Held) -> Option<(Bound, Instant)> {
-        if self.packets.len() >= self.settings.packets || self.bytes + u64::from(held.length) > BYTES {
+        // They wait for milliseconds, and whoever forges such sources is to leave room for this node's pods.
+        let full = held.whom.elsewhere && self.elsewhere >= self.settings.packets / 2;
+        if full || self.packets.len() >= self.settings.packets || self.bytes + u64::from(held.length) > BYTES {
             return Some((Bound::Table, self.deadline().unwrap_or(held.since + self.settings.time)));
         }
         held.ends().find_map(|(end, address)| {
@@ -127,6 +131,7 @@ impl Holds {
             share.packets += 1;
         }
         self.bytes += u64::from(held.length);
+        self.elsewhere += usize::from(held.whom.elsewhere);
         self.packets.push_back(held);
     }
 
@@ -146,16 +151,18 @@ impl Holds {
     /// Takes the oldest packet out.
     pub(super) fn pop(&mut self) -> Option<Held> {
         let held = self.packets.pop_front()?;
+        self.elsewhere -= usize::from(held.whom.elsewhere);
         release(&mut self.shares, &mut self.bytes, &held);
         Some(held)
     }
 
     /// Keeps those packets, in order, for which `keep` says so.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Held) -> bool) {
-        let Self { packets, bytes, shares, .. } = self;
+        let Self { packets, bytes, elsewhere, shares, .. } = self;
         packets.retain(|held| {
             let keep = keep(held);
             if !keep {
+                *elsewhere -= usize::from(held.whom.elsewhere);
                 release(shares, bytes, held);
             }
             keep

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Cause, Counter, Generation};
+use podgate_engine::{Counter, Generation};
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received};
 
 use super::gate::End;
@@ -177,15 +177,16 @@ impl Table {
             Err(fate) => return fate,
         };
         let answer = question.ask(judge);
-        let Answer::Unknown { judgement, .. } = &answer else {
+        let Answer::Unknown { whom, .. } = answer else {
             return desk.effect(answer, mark, length, judge.generation());
         };
-        let to_unknown = judgement.ingress.cause == Cause::Unknown;
-        let held = Held { id, mark, length, question, to_unknown, since: now };
+        let held = Held { id, mark, length, question, whom, since: now };
         let bound = match self.holds.bound(&held) {
             Some((bound, until)) => {
                 let (gate, flow) = (desk.gate(), question.flow());
                 match bound {
+                    // Of pods elsewhere there may be no more, but of those here.
+                    Bound::Table if whom.elsewhere => {}
                     Bound::Table => gate.close(until),
                     Bound::Source => gate.close_to(End::Source, flow.source, until),
                     Bound::Destination => gate.close_to(End::Destination, flow.destination, until),

@@ -3,7 +3,7 @@
 //! Not here: the answer's effects (counters, records, the verdict).
 
 use podgate_engine::packet::{self, Header, ParseError};
-use podgate_engine::{Cause, Flow, Generation, Judgement, NodeOrigin, Port, Snapshot, Verdict};
+use podgate_engine::{Addr, Cause, Decision, Flow, Generation, Judgement, NodeOrigin, Port, Snapshot, Verdict};
 use podgate_netfilter::Way;
 
 /// `NF_INET_LOCAL_IN` (linux/netfilter.h): the packet is for the node itself.
@@ -15,6 +15,8 @@ pub(crate) trait Judge {
     fn judge(&self, flow: &Flow, origin: NodeOrigin) -> Judgement;
     /// The version that decides.
     fn generation(&self) -> Generation;
+    /// See [`Tables::is_missing_peer`](podgate_engine::Tables::is_missing_peer).
+    fn is_missing_peer(&self, address: Addr) -> bool;
 }
 
 impl Judge for Snapshot {
@@ -25,6 +27,11 @@ impl Judge for Snapshot {
 
     fn generation(&self) -> Generation {
         Snapshot::generation(self)
+    }
+
+    #[inline]
+    fn is_missing_peer(&self, address: Addr) -> bool {
+        self.tables().is_missing_peer(address)
     }
 }
 
@@ -51,7 +58,38 @@ pub(crate) enum Answer {
     /// Denied by a rule.
     Deny { flow: Flow, judgement: Judgement },
     /// Denied, and an address is unknown: once it is known, it may be otherwise. `alone`: nothing else denies it now.
-    Unknown { flow: Flow, judgement: Judgement, alone: bool },
+    Unknown { flow: Flow, judgement: Judgement, alone: bool, whom: Whom },
+}
+
+/// Whose address is unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Whom {
+    /// The destination's. Else the source's alone.
+    pub(crate) destination: bool,
+    /// A new pod of another node, whose own agent knows it already: both are told at once, but this one not first.
+    pub(crate) elsewhere: bool,
+}
+
+impl Whom {
+    fn of<J: Judge + ?Sized>(judge: &J, flow: &Flow, judgement: &Judgement) -> Option<Self> {
+        let [egress, ingress] = [judgement.egress.cause, judgement.ingress.cause];
+        if [egress, ingress].contains(&Cause::Unknown) {
+            return Some(Whom { destination: ingress == Cause::Unknown, elsewhere: false });
+        }
+        let decides = |decision: &Decision, other| decision.verdict() == Verdict::Drop && judge.is_missing_peer(other);
+        if decides(&judgement.egress, flow.destination) {
+            Some(Whom { destination: true, elsewhere: true })
+        } else if decides(&judgement.ingress, flow.source) {
+            Some(Whom { destination: false, elsewhere: true })
+        } else {
+            None
+        }
+    }
+
+    /// Of the flow's opposite orientation.
+    fn turned(self) -> Self {
+        Whom { destination: !self.destination, ..self }
+    }
 }
 
 impl Question {
@@ -113,17 +151,20 @@ impl Question {
         if judgement.verdict() == Verdict::Accept {
             return Answer::Accept { judgement, remember: self.remember, midstream: false };
         }
-        let (mut unknown, mut alone) = (is_unknown(&judgement), is_only_unknown(&judgement));
+        let (mut whom, mut alone) = (Whom::of(judge, &self.flow, &judgement), is_only_unknown(&judgement));
         if let Some(flow) = self.turned {
             let judgement = judge.judge(&flow, NodeOrigin::Address);
             if judgement.verdict() == Verdict::Accept {
                 return Answer::Accept { judgement, remember: self.remember_turned, midstream: self.loose };
             }
-            unknown |= is_unknown(&judgement);
+            whom = whom.or_else(|| Whom::of(judge, &flow, &judgement).map(Whom::turned));
             alone |= is_only_unknown(&judgement);
         }
         let flow = self.flow;
-        if unknown { Answer::Unknown { flow, judgement, alone } } else { Answer::Deny { flow, judgement } }
+        match whom {
+            Some(whom) => Answer::Unknown { flow, judgement, alone, whom },
+            None => Answer::Deny { flow, judgement },
+        }
     }
 }
 
@@ -135,11 +176,6 @@ fn looks_like_the_clients(header: &Header) -> bool {
         (Port::Number(source), Port::Number(destination)) => source >= GIVEN_OUT && destination < GIVEN_OUT,
         _ => false,
     }
-}
-
-/// Denied, and an address is unknown: once it is known, the other end may decide otherwise as well.
-fn is_unknown(judgement: &Judgement) -> bool {
-    [judgement.egress.cause, judgement.ingress.cause].contains(&Cause::Unknown)
 }
 
 /// Nothing denies but that an address is unknown.

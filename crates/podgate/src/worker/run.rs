@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Cause, Counter, Direction, Flow, Generation, Judgement, Port, Verdict, WorkerCounters};
+use podgate_engine::{Counter, Direction, Flow, Generation, Judgement, Port, Verdict, WorkerCounters};
 use podgate_netfilter::Way;
 use podgate_netfilter::queue::{Fate, Packet, Queue, Received};
 
 use super::crowd::FullBatches;
 use super::gate::{End, Gate};
 use super::hold::{Bound, OnUnknown};
-use super::question::{Answer, Judge, Question};
+use super::question::{Answer, Judge, Question, Whom};
 use super::record::{self, Record};
 use super::{Rules, Shared};
 use crate::cache::WorkerOffers;
@@ -164,8 +164,8 @@ impl Desk {
             self.counters().count(Counter::PortsUnseen);
         }
         let answer = question.ask(judge);
-        if let Answer::Unknown { judgement, .. } = &answer {
-            match self.bound(&question, judgement, now) {
+        if let Answer::Unknown { whom, .. } = &answer {
+            match self.bound(&question, *whom, now) {
                 Some(bound) => return self.past(bound, answer, packet.mark, packet.length, judge.generation()),
                 None => {
                     self.counters().count(Counter::PassedOn);
@@ -187,14 +187,13 @@ impl Desk {
     }
 
     /// What keeps a packet from being held, as the keeper has said.
-    fn bound(&self, question: &Question, judgement: &Judgement, now: Instant) -> Option<Bound> {
+    fn bound(&self, question: &Question, whom: Whom, now: Instant) -> Option<Bound> {
         let (gate, flow) = (self.gate(), question.flow());
-        let unknown = judgement.ingress.cause == Cause::Unknown;
         if gate.is_closed(now) {
             Some(Bound::Table)
         } else if gate.is_closed_to(End::Source, flow.source, now) {
             Some(Bound::Source)
-        } else if unknown && gate.is_closed_to(End::Destination, flow.destination, now) {
+        } else if whom.destination && gate.is_closed_to(End::Destination, flow.destination, now) {
             Some(Bound::Destination)
         } else {
             None

@@ -131,6 +131,9 @@ fn an_address_whose_pod_is_unknown_is_denied_on_its_node_until_the_pod_is_known(
     assert_eq!(from_unknown.egress.cause, Cause::Unknown);
     let elsewhere = snapshot.judge(&flow("lab/web -> 10.2.0.200 TCP 80"), NodeOrigin::Forged);
     assert_eq!(elsewhere.ingress.cause, Cause::Open, "another node's range is not this node's business");
+    let missing = |index: &mut Index, text| index.build().snapshot.tables().is_missing_peer(address(text).into());
+    let of = ["10.1.0.200", "10.2.0.200", "10.2.0.11", "203.0.113.1"].map(|text| missing(&mut index, text));
+    assert_eq!(of, [false, true, false, false], "this node's, the other's, one of its pods', the world's");
     let known = pod("lab/late").at("10.1.0.200").on("n1");
     objects![known].into_iter().for_each(|o| index.apply(Change::Apply(o)));
     let snapshot = index.build().snapshot;

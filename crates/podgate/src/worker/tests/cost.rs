@@ -122,6 +122,10 @@ impl crate::worker::Judge for Quiet {
         Judgement { egress: Decision { cause: Cause::Open }, ingress: Decision { cause: ingress } }
     }
 
+    fn is_missing_peer(&self, _: podgate_engine::Addr) -> bool {
+        false
+    }
+
     fn generation(&self) -> podgate_engine::Generation {
         podgate_engine::Generation(1)
     }

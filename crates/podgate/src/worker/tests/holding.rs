@@ -9,7 +9,8 @@ use podgate_netfilter::queue::Fate;
 use podgate_sandbox::Packet;
 
 use super::rig::{
-    DENIES, HOLD, PASSED, PASSED_ON, Queued, REMEMBERED, Step, UNKNOWN, Versions, at, keep, play, queued, shared,
+    DENIES, ELSEWHERE, HOLD, PASSED, PASSED_ON, Queued, REMEMBERED, Step, UNKNOWN, Versions, at, keep, play, queued,
+    shared,
 };
 use crate::worker::gate::End;
 use crate::worker::{HoldSettings, OnUnknown};
@@ -187,6 +188,51 @@ fn a_full_table_denies_counts_and_tells_workers() {
     let steps = (0..3).flat_map(|_| [Step::Packets(packets(1..=4)), Step::TimedOut]).collect();
     let outcome = keep(super::rig::shared(hold, false), Versions::first(), steps);
     assert_eq!([Counter::Held, Counter::HoldFull, Counter::HoldExpired].map(|c| outcome.count(c)), [12, 0, 12]);
+}
+
+/// A packet of a pod of another node, to the port that such may go to.
+fn from_elsewhere(last: u8, port: u16) -> Queued {
+    queued(Way::Original, &Packet::syn(at(&format!("{ELSEWHERE}{last}"), 40000), at("10.1.0.9", port)))
+}
+
+#[test]
+fn what_is_denied_to_a_pod_of_another_node_is_held_until_that_pod_is_known() {
+    let packets = vec![from_elsewhere(1, 443), from_elsewhere(1, 22), from_elsewhere(1, 80), known(443)];
+    let outcome = play(shared(HOLD, false), Versions::first(), vec![Step::Packets(packets.clone())]);
+    assert_eq!(outcome.fates(), [PASSED_ON, PASSED_ON, REMEMBERED, Fate::Drop]);
+    let versions = Versions::first();
+    let steps = vec![Step::Packets(packets[..2].to_vec()), publish(&versions)];
+    let outcome = keep(shared(HOLD, false), versions, steps);
+    assert_eq!(outcome.fates(), [REMEMBERED, Fate::Drop]);
+    assert_eq!([Counter::Held, Counter::HoldExpired].map(|c| outcome.count(c)), [2, 0]);
+    // It is a policy that denies it, so that it stays denied where unknown addresses are not.
+    let hold = HoldSettings { time: Duration::ZERO, past: OnUnknown::Allow, ..HOLD };
+    let outcome =
+        keep(shared(hold, false), Versions::first(), vec![Step::Packets(packets[..1].to_vec()), Step::TimedOut]);
+    assert_eq!(outcome.fates(), [Fate::Drop]);
+    assert_eq!([Counter::HoldExpired, Counter::HoldAllowed].map(|c| outcome.count(c)), [1, 0]);
+}
+
+#[test]
+fn pods_of_other_nodes_leave_half_of_the_table_to_those_of_this_one() {
+    let hold = HoldSettings { packets: 6, ..HOLD };
+    let mut packets: Vec<_> = (1..=5).map(|last| from_elsewhere(last, 443)).collect();
+    packets.extend((1..=4).map(|n| to_unknown(&format!("10.1.0.{n}"))));
+    let shared = shared(hold, false);
+    let outcome = keep(shared.clone(), Versions::first(), vec![Step::Packets(packets[..8].to_vec())]);
+    assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [6, 2]);
+    // Workers go on to pass packets of this node's pods on, until the whole of it is full.
+    assert!(!shared.hold_gate.is_closed(Instant::now()));
+    // Those that left made room, however they left.
+    let versions = Versions::first();
+    let steps = vec![Step::Packets(packets[..3].to_vec()), publish(&versions), Step::Packets(packets.split_off(5))];
+    let outcome = keep(super::rig::shared(hold, false), versions, steps);
+    assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [3, 0]);
+    let hold = HoldSettings { time: Duration::ZERO, ..hold };
+    let three = || Step::Packets((1..=3).map(|last| from_elsewhere(last, 443)).collect());
+    let steps = vec![three(), Step::TimedOut, three(), Step::TimedOut];
+    let outcome = keep(super::rig::shared(hold, false), Versions::first(), steps);
+    assert_eq!([Counter::Held, Counter::HoldFull, Counter::HoldExpired].map(|c| outcome.count(c)), [6, 0, 6]);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) struct Port80(pub(super) Generation);
 
 /// An address that no pod has in generation 1.
 pub(super) const UNKNOWN: &str = "10.1.0.66";
+/// How addresses begin of which each is a pod's of another node from generation 2 on; these may go to port 443.
+pub(super) const ELSEWHERE: &str = "10.2.0.";
 /// The rule that accepts port 80.
 pub(super) const ACCEPTS: RuleId = RuleId(3);
 /// The rule that denies the rest.
@@ -50,6 +52,9 @@ impl Judge for Port80 {
         let node = flow.source.to_string().starts_with("10.0.0.") && origin == NodeOrigin::Address;
         let ingress = match flow.port {
             _ if node => Cause::OwnNode,
+            Port::Number(443) if flow.source.to_string().starts_with(ELSEWHERE) && self.0 >= Generation(2) => {
+                Cause::Accepted(ACCEPTS)
+            }
             Port::Number(80 | 40080) => Cause::Accepted(ACCEPTS),
             _ => Cause::Denied(DENIES),
         };
@@ -61,6 +66,10 @@ impl Judge for Port80 {
 
     fn generation(&self) -> Generation {
         self.0
+    }
+
+    fn is_missing_peer(&self, address: Addr) -> bool {
+        address.to_string().starts_with(ELSEWHERE) && self.0 < Generation(2)
     }
 }
 
