@@ -24,6 +24,9 @@ func main() {
 		porter.CmdPorter,
 		servehostname.CmdServeHostname,
 		trafficCommand(),
+		witnessCommand(),
+		newcomerCommand(),
+		toldCommand(),
 	)
 	if root.Execute() != nil {
 		os.Exit(1)
