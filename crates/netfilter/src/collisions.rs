@@ -70,8 +70,8 @@ pub enum Bits {
     ConnectionMark(u32),
     /// This label.
     Label(u8),
-    /// Whole packet marks are saved in connections where they have bits of ours: restored, those would make a pod's packets
-    /// pass for the node's.
+    /// Whole packet marks are saved in connections where they have bits of ours. Restored, these say nothing to us (see
+    /// `from_node` in `program/rules.rs`), but to whoever reads them.
     Saved,
     /// Whole packet marks are overwritten where they have bits of ours, which make the node's own packets known.
     Overwritten,

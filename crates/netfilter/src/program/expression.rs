@@ -224,6 +224,11 @@ pub(crate) fn mark_any(mask: u32) -> Statement {
     vec![load(MetaKey::Mark), masked(mask), compare(Operator::NotEqual, [0; 4])]
 }
 
+/// `meta skuid != 4294967295`: a socket of this network namespace sent it, whoever's. What is forwarded or bridged has none.
+pub(crate) fn has_socket() -> Statement {
+    vec![load(MetaKey::SocketUserId), compare(Operator::NotEqual, [0xff; 4])]
+}
+
 /// `meta mark set (meta mark & ~clear) | set`
 pub(crate) fn set_mark(clear: u32, set: u32) -> Statement {
     let store = Expressions::Meta(vec![Meta::Key(MetaKey::Mark), Meta::SourceRegister(Register::Reg1)]);

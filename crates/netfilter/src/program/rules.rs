@@ -23,7 +23,7 @@ use super::cache::Cached;
 use super::expression::{
     Direction, ESTABLISHED, End, Expression, Family, INVALID, NEW, RELATED, Statement, UNTRACKED, accept, address,
     address_in, address_masked_not_in, back, cached as lookup_cache, connection_mark, counter, direction, drop, family,
-    goto, icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
+    goto, has_socket, icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
     set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
 use super::peers;
@@ -93,9 +93,12 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
         rule("mark_node", [local(End::Source), set_mark(0, marks.node())]),
         // Nearly all packets are of remembered connections: what comes before this is paid by each.
         rule("judge", [jump("accepted")]),
-        rule("judge", [mark_any(marks.node()), goto("from_node")]),
-        rule("from_node", [clear_field()]),
-        rule("from_node", [accept()]),
+        rule("judge", [mark_any(marks.node()), jump("from_node")]),
+        rule("from_node", [has_socket(), clear_field(), accept()]),
+        rule("from_node", [local(End::Source), clear_field(), accept()]),
+        // Somebody saved the mark of the node's own packet, such as its ICMP error about a connection, and restored it: the
+        // kernel lets no packet in whose source is an address of the node.
+        rule("from_node", [set_mark(marks.packet, 0)]),
     ];
     rules.extend(repeated("judge", plan.cache));
     rules.extend([

@@ -80,10 +80,10 @@ fn remedy(bits: Bits) -> &'static str {
         Bits::ConnectionMark(_) => "each takes the other's for its own; give podgate another by --ct-mark",
         Bits::Label(_) => "each takes the other's for its own; give podgate another by --ct-label",
         Bits::Saved => {
-            "restored, they can make a pod's packets pass for the node's; give the rule a mask that leaves podgate's bits out"
+            "whoever restores or reads those finds bits that are not its own; give the rule a mask without podgate's bits"
         }
         Bits::Overwritten => {
-            "what the node itself sends to pods may be denied; give the rule a mask that leaves podgate's bits out"
+            "what the node itself sends to pods may be denied; give the rule a mask without podgate's bits"
         }
     }
 }
