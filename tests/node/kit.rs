@@ -185,7 +185,17 @@ impl Node {
         self.launch_on(PORT, arguments)
     }
 
+    /// Starts the agent by a command that becomes it, such as a shell that does something first.
+    pub(crate) fn launch_as(&mut self, command: std::process::Command, arguments: &[&str]) {
+        assert!(self.agent.is_none(), "one agent at a time");
+        self.agent = Some(self.launch_by(command, PORT, arguments));
+    }
+
     fn launch_on(&self, port: u16, arguments: &[&str]) -> Agent {
+        self.launch_by(mortal(binary()), port, arguments)
+    }
+
+    fn launch_by(&self, command: std::process::Command, port: u16, arguments: &[&str]) -> Agent {
         let http = format!("127.0.0.1:{port}");
         let mut all = Vec::new();
         if !arguments.contains(&"--http") {
@@ -193,7 +203,7 @@ impl Node {
         }
         all.extend(self.name.iter().flat_map(|name| ["--node", name]));
         all.extend(arguments);
-        let agent = Agent::start(self.netns(), self.directory(), &all).on_port(port);
+        let agent = Agent::spawn(self.netns(), self.directory(), &all, command).on_port(port);
         agent.await_line("listening");
         agent
     }
@@ -336,11 +346,6 @@ impl Node {
 }
 
 impl Agent {
-    /// Starts one in a namespace, on a directory of manifests.
-    pub(crate) fn start(netns: &Netns, directory: &Path, arguments: &[&str]) -> Self {
-        Self::spawn(netns, directory, arguments, mortal(binary()))
-    }
-
     /// Starts one that may not have a capability, such as `net_admin`.
     pub(crate) fn start_without(netns: &Netns, directory: &Path, capability: &str) -> Self {
         let mut command = mortal("setpriv");
@@ -348,6 +353,7 @@ impl Agent {
         Self::spawn(netns, directory, &[], command)
     }
 
+    /// Starts one in a namespace, on a directory of manifests, by a command that becomes it.
     fn spawn(netns: &Netns, directory: &Path, arguments: &[&str], mut command: std::process::Command) -> Self {
         command.args(["run", "--manifests"]).arg(directory).args(arguments);
         Self::watch(netns, command)

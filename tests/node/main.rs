@@ -23,6 +23,7 @@ mod others;
 mod overload;
 mod own_node;
 mod packets;
+mod pressure;
 mod reject;
 mod share;
 mod status;

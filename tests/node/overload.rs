@@ -18,20 +18,20 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::apiserver::{ApiServer, NAMESPACES};
 use crate::kit::{LONG, Node, Turn, pair, web_on};
 
-const OPEN: u16 = 80;
-const CLOSED: u16 = 81;
+pub(crate) const OPEN: u16 = 80;
+pub(crate) const CLOSED: u16 = 81;
 
 /// What an agent may have more of private memory after any flood than when it began: the kernel's memory of verdicts, its
 /// copy in the agent, packets that are held, records of denies, what the allocator keeps.
 const BOUND: u64 = 96 << 20;
 
 /// Packets of a flood.
-fn dose() -> u32 {
+pub(crate) fn dose() -> u32 {
     std::env::var("PODGATE_OVERLOAD_PACKETS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000)
 }
 
 /// shop/web opens one port by TCP and UDP to everybody.
-fn shop() -> (Node, Pod, Pod, Server) {
+pub(crate) fn shop() -> (Node, Pod, Pod, Server) {
     let (node, web, client, server) = pair(&[OPEN, CLOSED], &[OPEN, CLOSED]);
     node.write("policy.yaml", &web_on("TCP", OPEN).replace("port: 80}", "port: 80}, {protocol: UDP, port: 80}"));
     (node, web, client, server)
@@ -39,7 +39,7 @@ fn shop() -> (Node, Pod, Pod, Server) {
 
 /// Sends so many SYNs or datagrams as fast as it goes, each with a source of its own, none of which is the sender's: in turn
 /// of the world outside, and of the node's own pods, which nobody knows.
-fn flood(from: &Pod, protocol: &str, to: SocketAddr, packets: u32) {
+pub(crate) fn flood(from: &Pod, protocol: &str, to: SocketAddr, packets: u32) {
     from.netns().run(move || {
         let raw = Some(Protocol::from(nix::libc::IPPROTO_RAW));
         let socket = Socket::new(Domain::IPV4, Type::RAW, raw).expect("a socket");
@@ -64,7 +64,7 @@ fn memory(node: &Node, what: &str) -> u64 {
 }
 
 /// The sum of a metric's series.
-fn total(node: &Node, name: &str) -> f64 {
+pub(crate) fn total(node: &Node, name: &str) -> f64 {
     let text = node.get("/metrics").1;
     let lines = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
@@ -72,7 +72,7 @@ fn total(node: &Node, name: &str) -> f64 {
 
 /// Waits until nothing waits for a verdict. Each look is a request, and the pace.
 #[track_caller]
-fn await_empty_queues(node: &Node) {
+pub(crate) fn await_empty_queues(node: &Node) {
     let deadline = Instant::now() + LONG;
     while total(node, "podgate_queue_depth") > 0.0 {
         assert!(Instant::now() < deadline, "packets still wait\n{}", node.log());
@@ -82,7 +82,7 @@ fn await_empty_queues(node: &Node) {
 
 /// As if nothing had happened.
 #[track_caller]
-fn expect_well(node: &Node, web: &Pod, client: &Pod) {
+pub(crate) fn expect_well(node: &Node, web: &Pod, client: &Pod) {
     await_empty_queues(node);
     // A share of an overloaded queue stays for some seconds, and may cost a SYN.
     let opened = client.client().open(web.v4(), OPEN, LONG).and_then(|mut c| c.ping(PATIENCE).map(drop));
