@@ -32,6 +32,7 @@ const (
 // Each overlay, and the chart's values that mean the same.
 var overlays = map[string]string{
 	"fail-open":      "failOpen: true",
+	"reject":         "onDeny: reject",
 	"metrics-tls":    "metrics: {tlsSecret: podgate-metrics-tls, tokenSecret: podgate-metrics-token}",
 	"metrics-local":  "metrics: {address: local}",
 	"labelled-nodes": "nodeSelector: {node-restriction.kubernetes.io/podgate: enforce}",
