@@ -140,13 +140,13 @@ impl RouteWatch {
         })
     }
 
-    /// Notices were lost: what stands now tells what went.
+    /// Notices were lost: what stands now tells what went. A route over another link is another pod's.
     fn compare(&mut self) -> Result<Vec<IpAddr>, Error> {
         let now = list(&mut self.ask)?;
         // Whether a link went meanwhile is not known either.
         self.down.clear();
         self.back.clear();
-        let gone = self.known.keys().filter(|key| !now.contains_key(key)).map(|key| key.0).collect();
+        let gone = self.known.iter().filter(|(key, link)| now.get(key) != Some(link)).map(|(key, _)| key.0).collect();
         self.known = now;
         Ok(gone)
     }
