@@ -16,7 +16,8 @@ pub(crate) struct HoldArgs {
     pub(crate) hold_time: u64,
 
     /// Packets that may wait so at once, in a queue of their own. A change asks about each of them again: 4096 are below
-    /// a millisecond of that, and at most 16 MiB of packets.
+    /// a millisecond of that, and at most 16 MiB of packets. Half of them may be of new pods of other nodes, which policies
+    /// deny as long as their labels are not known here.
     #[arg(long, env = "PODGATE_HOLD_PACKETS", value_name = "PACKETS", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(..=65_536))]
     pub(crate) hold_packets: u32,
 

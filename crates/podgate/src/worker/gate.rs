@@ -27,6 +27,7 @@ pub(crate) struct Gate {
     begin: Instant,
     hasher: RandomState,
     all: AtomicU64,
+    elsewhere: AtomicU64,
     places: Box<[AtomicU64]>,
 }
 
@@ -34,13 +35,20 @@ impl Gate {
     /// Everything is open.
     pub(crate) fn new() -> Self {
         let places = (0..PLACES).map(|_| AtomicU64::new(0)).collect();
-        Self { begin: Instant::now(), hasher: RandomState::new(), all: AtomicU64::new(0), places }
+        let [all, elsewhere] = [0, 0].map(AtomicU64::new);
+        Self { begin: Instant::now(), hasher: RandomState::new(), all, elsewhere, places }
     }
 
     /// Whether it is closed to everybody.
     #[inline]
     pub(crate) fn is_closed(&self, now: Instant) -> bool {
         self.time(now) < self.all.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is closed to pods of other nodes.
+    #[inline]
+    pub(crate) fn is_closed_elsewhere(&self, now: Instant) -> bool {
+        self.time(now) < self.elsewhere.load(Ordering::Relaxed)
     }
 
     /// Whether it is closed to this address. By chance it may be (2⁻³⁴ for each that is told) because of another one.
@@ -55,6 +63,10 @@ impl Gate {
         self.all.store(self.time(until), Ordering::Relaxed);
     }
 
+    pub(crate) fn close_elsewhere(&self, until: Instant) {
+        self.elsewhere.store(self.time(until), Ordering::Relaxed);
+    }
+
     pub(crate) fn close_to(&self, end: End, address: Addr, until: Instant) {
         let (place, mark) = self.place(end, address);
         place.store(mark | self.time(until), Ordering::Relaxed);
@@ -63,6 +75,7 @@ impl Gate {
     /// Opens it to all whom it was closed to.
     pub(crate) fn open(&self) {
         self.all.store(0, Ordering::Relaxed);
+        self.elsewhere.store(0, Ordering::Relaxed);
         self.places.iter().for_each(|place| place.store(0, Ordering::Relaxed));
     }
 
@@ -99,7 +112,11 @@ mod tests {
         assert!(!gate.is_closed(now));
         gate.close(until);
         assert!(gate.is_closed(now) && !gate.is_closed(until + Duration::from_millis(1)));
+        assert!(!gate.is_closed_elsewhere(now));
+        gate.close_elsewhere(until);
+        assert!(gate.is_closed_elsewhere(now) && !gate.is_closed_elsewhere(until + Duration::from_millis(1)));
         gate.open();
+        assert!(!gate.is_closed_elsewhere(now));
         assert!(!gate.is_closed(now) && !gate.is_closed_to(End::Source, one, now));
     }
 }

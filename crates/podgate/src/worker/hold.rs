@@ -111,8 +111,10 @@ impl Holds {
     /// What keeps this packet from being held, and until when that is so, as far as is known.
     pub(super) fn bound(&self, held: &Held) -> Option<(Bound, Instant)> {
         // They wait for milliseconds, and whoever forges such sources is to leave room for this node's pods.
-        let full = held.whom.elsewhere && self.elsewhere >= self.settings.packets / 2;
-        if full || self.packets.len() >= self.settings.packets || self.bytes + u64::from(held.length) > BYTES {
+        if held.whom.elsewhere && self.elsewhere >= self.settings.packets / 2 {
+            return Some((Bound::Table, held.since + self.settings.time / 8));
+        }
+        if self.packets.len() >= self.settings.packets || self.bytes + u64::from(held.length) > BYTES {
             return Some((Bound::Table, self.deadline().unwrap_or(held.since + self.settings.time)));
         }
         held.ends().find_map(|(end, address)| {

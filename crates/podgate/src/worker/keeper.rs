@@ -185,8 +185,7 @@ impl Table {
             Some((bound, until)) => {
                 let (gate, flow) = (desk.gate(), question.flow());
                 match bound {
-                    // Of pods elsewhere there may be no more, but of those here.
-                    Bound::Table if whom.elsewhere => {}
+                    Bound::Table if whom.elsewhere => gate.close_elsewhere(until),
                     Bound::Table => gate.close(until),
                     Bound::Source => gate.close_to(End::Source, flow.source, until),
                     Bound::Destination => gate.close_to(End::Destination, flow.destination, until),

@@ -189,7 +189,7 @@ impl Desk {
     /// What keeps a packet from being held, as the keeper has said.
     fn bound(&self, question: &Question, whom: Whom, now: Instant) -> Option<Bound> {
         let (gate, flow) = (self.gate(), question.flow());
-        if gate.is_closed(now) {
+        if gate.is_closed(now) || whom.elsewhere && gate.is_closed_elsewhere(now) {
             Some(Bound::Table)
         } else if gate.is_closed_to(End::Source, flow.source, now) {
             Some(Bound::Source)

@@ -221,8 +221,12 @@ fn pods_of_other_nodes_leave_half_of_the_table_to_those_of_this_one() {
     let shared = shared(hold, false);
     let outcome = keep(shared.clone(), Versions::first(), vec![Step::Packets(packets[..8].to_vec())]);
     assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [6, 2]);
-    // Workers go on to pass packets of this node's pods on, until the whole of it is full.
-    assert!(!shared.hold_gate.is_closed(Instant::now()));
+    // Workers pass no more of theirs on, but go on with this node's.
+    let gate = &shared.hold_gate;
+    assert!(gate.is_closed_elsewhere(Instant::now()) && !gate.is_closed(Instant::now()));
+    let one = |elsewhere| vec![if elsewhere { from_elsewhere(9, 443) } else { to_unknown("10.1.0.9") }];
+    let outcome = |elsewhere| play(shared.clone(), Versions::first(), vec![Step::Packets(one(elsewhere))]);
+    assert_eq!((outcome(true).fates(), outcome(false).fates()), (vec![Fate::Drop], vec![PASSED_ON]));
     // Those that left made room, however they left.
     let versions = Versions::first();
     let steps = vec![Step::Packets(packets[..3].to_vec()), publish(&versions), Step::Packets(packets.split_off(5))];
