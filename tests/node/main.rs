@@ -27,4 +27,5 @@ mod pressure;
 mod reject;
 mod share;
 mod status;
+mod stopped;
 mod walkthrough;
