@@ -63,14 +63,19 @@ fn lost_routes(node: &Node) -> u64 {
     watching.map(|row| row[8].parse::<u64>().expect("a number")).sum()
 }
 
+fn link_towards(node: &Node, to: &str) -> String {
+    let (_, route) = node.command("ip", &["-o", "route", "get", to]);
+    route.split_whitespace().skip_while(|word| *word != "dev").nth(1).expect("a device").to_owned()
+}
+
 #[test]
 fn an_address_that_another_pod_took_while_notices_of_routes_were_lost_is_not_the_old_pods() {
     let mut node = Node::new();
     node.write("node.yaml", &node.host.manifest());
     let web = node.pod(PodOptions::new("shop/web").label("app", "web"));
     let server = web.server(&[80], &[]).expect("a server");
-    let [friend, stays] =
-        ["shop/friend", "shop/stays"].map(|name| node.pod(PodOptions::new(name).label("friend", "yes")));
+    let [friend, stays, moved] =
+        ["shop/friend", "shop/stays", "shop/moved"].map(|name| node.pod(PodOptions::new(name).label("friend", "yes")));
     let only_friends = "{podSelector: {matchLabels: {app: web}}, \
         ingress: [{from: [{podSelector: {matchLabels: {friend: 'yes'}}}]}]}";
     node.write("policy.yaml", &crate::kit::policy("web", "shop", only_friends));
@@ -98,8 +103,13 @@ fn an_address_that_another_pod_took_while_notices_of_routes_were_lost_is_not_the
     let mut options = PodOptions::new("shop/new").label("friend", "yes");
     options.addresses = addresses;
     let new = node.host.pod(options).expect("a pod");
+    // A route may move to another link as well, and its address is whose it was.
+    let link = link_towards(&node, &web.v4().to_string());
+    let (ok, said) = node.command("ip", &["route", "replace", &moved.v4().to_string(), "dev", &link]);
+    assert!(ok, "{said}");
     node.agent().process.signal(Signal::SIGCONT);
     node.await_metric("podgate_addresses_gone_total", gone + 2.0);
+    assert_eq!(node.metric("podgate_addresses_gone_total"), gone + 2.0, "{}", node.log());
     node.expect(&[
         Probe::closed(new.client(), web.v4(), Tcp(80)),
         Probe::closed(new.client(), web.v6(), Tcp(80)),

@@ -1,7 +1,7 @@
 //! Host routes that go away. A CNI frees a pod's address before the Pod object goes, so an address whose route or link is
 //! gone is unknown again. What follows from it is the caller's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader};
@@ -140,13 +140,17 @@ impl RouteWatch {
         })
     }
 
-    /// Notices were lost: what stands now tells what went. A route over another link is another pod's.
+    /// Notices were lost: what stands now tells what went. A route whose link is gone went with it, so that one to the same
+    /// address is another pod's; a route that only moved to another link is not.
     fn compare(&mut self) -> Result<Vec<IpAddr>, Error> {
         let now = list(&mut self.ask)?;
         // Whether a link went meanwhile is not known either.
         self.down.clear();
         self.back.clear();
-        let gone = self.known.iter().filter(|(key, link)| now.get(key) != Some(link)).map(|(key, _)| key.0).collect();
+        let links = links(&mut self.ask)?;
+        let went =
+            |key: &Key, link: &Option<u32>| !now.contains_key(key) || link.is_some_and(|link| !links.contains(&link));
+        let gone = self.known.iter().filter(|(key, link)| went(key, link)).map(|(key, _)| key.0).collect();
         self.known = now;
         Ok(gone)
     }
@@ -164,6 +168,17 @@ fn list(ask: &mut Channel) -> Result<HashMap<Key, Option<u32>>, Error> {
         }
     })?;
     Ok(known)
+}
+
+fn links(ask: &mut Channel) -> Result<HashSet<u32>, Error> {
+    let mut links = HashSet::new();
+    let get = RouteNetlinkMessage::GetLink(LinkMessage::default());
+    ask.request("list links", get, NLM_F_DUMP, &mut |message| match message.map(|message| decode(&message)) {
+        None => links.clear(),
+        Some(Some(RouteNetlinkMessage::NewLink(link))) => drop(links.insert(link.header.index)),
+        Some(_) => {}
+    })?;
+    Ok(links)
 }
 
 /// Decodes a message of rtnetlink; `None` for what this crate's decoder does not know.
