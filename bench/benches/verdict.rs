@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use nix::time::{ClockId, clock_gettime};
 use podgate_api::{Change, Object, Pod};
+use podgate_bench::compiled::{SEED, compiled};
 use podgate_bench::flows::{FLOWS, Family, PacketBytes, Scope, flows, packets};
 use podgate_bench::machine;
 use podgate_bench::stats::{self, median};
@@ -26,7 +27,6 @@ use podgate_engine::{
 };
 use podgate_policy::{Index, Locality};
 
-const SEED: u64 = 20_240_601;
 const POLICIES: [usize; 3] = [10, 1_000, 10_000];
 /// How many times the cold walk may be slower with 10,000 policies than with 10.
 const FLAT: f64 = 1.3;
@@ -106,24 +106,11 @@ struct Case<'w> {
 
 impl World {
     fn new(policies: usize, scope: Scope) -> Self {
-        let snapshot = build(policies, scope).1;
+        let snapshot = compiled(policies, scope).1;
         let counters = Counters::new(1);
         counters.reserve(snapshot.rules().map(|(id, _)| id).max().unwrap_or(RuleId(0)));
         World { policies, scope, snapshot, counters }
     }
-}
-
-/// Indexes and compiles a cluster.
-fn build(policies: usize, scope: Scope) -> (Index, Arc<Snapshot>, Duration) {
-    let mut index = Index::new(match scope {
-        Scope::Node => Locality::Node(local_node()),
-        Scope::All => Locality::All,
-    });
-    let objects: Vec<_> = Cluster { policies, seed: SEED }.objects().collect();
-    let start = Instant::now();
-    objects.into_iter().for_each(|object| index.apply(Change::Apply(object)));
-    let snapshot = index.build().snapshot;
-    (index, snapshot, start.elapsed())
 }
 
 impl Traffic {
