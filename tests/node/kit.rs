@@ -228,7 +228,8 @@ impl Node {
         self.directory().join(".state")
     }
 
-    fn follow_cluster(&mut self, mut command: std::process::Command, arguments: &[&str]) -> Agent {
+    /// Likewise, by a command that becomes the agent.
+    pub(crate) fn follow_cluster(&mut self, mut command: std::process::Command, arguments: &[&str]) -> Agent {
         self.port += 1;
         let http = format!("127.0.0.1:{}", self.port);
         let kubeconfig = self.directory().join(".kubeconfig");

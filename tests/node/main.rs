@@ -7,6 +7,7 @@ mod addresses;
 mod apiserver;
 mod bridged;
 mod cached;
+mod clock;
 mod doors;
 mod established;
 mod handover;
