@@ -5,6 +5,7 @@
 
 mod addresses;
 mod apiserver;
+mod attacks;
 mod bridged;
 mod cached;
 mod clock;

@@ -55,6 +55,21 @@ impl Netns {
         self.run(send).map_err(Error::network(format!("send a frame out of {link} of {}", self.name())))
     }
 
+    /// Sends many Ethernet frames out of a link, one after the other: to open and close a socket for each takes 20 ms.
+    ///
+    /// # Errors
+    /// [`Error::Network`] if there is no such link.
+    pub fn send_frames(&self, link: &str, frames: impl Iterator<Item = Vec<u8>> + Send) -> Result<(), Error> {
+        let send = || -> io::Result<()> {
+            let socket = packet_socket(Some(link))?;
+            for frame in frames {
+                socket.send(&frame)?;
+            }
+            Ok(())
+        };
+        self.run(send).map_err(Error::network(format!("send frames out of {link} of {}", self.name())))
+    }
+
     /// Catches packets on a link (`None`: on all) from now on.
     ///
     /// # Errors
