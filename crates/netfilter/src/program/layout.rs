@@ -3,7 +3,7 @@
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, Hook, HookNumber, InetHookNumber, NfTablesMessage, RuleAttribute, RuleMessage,
-    SetAttribute, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
+    SetAttribute, SetDescription, SetFlags, SetMessage, TableAttribute, TableFlags, TableMessage,
 };
 
 use super::TABLE;
@@ -70,7 +70,7 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
             [("ranges", SetFlags::Interval), ("open_ingress", none), ("open_egress", none), ("recheck", none)]
         {
             id += 1;
-            add_set(transaction, id, &format!("{name}{}", family.digit()), family, flags);
+            add_set(transaction, id, &format!("{name}{}", family.digit()), family, flags, None);
         }
     }
     ownership::add_set(transaction, id + 1);
@@ -80,9 +80,16 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
     peers::add_sets(transaction, id + 11);
 }
 
-/// Adds a set of addresses; one that is there stays.
-pub(crate) fn add_set(transaction: &mut Transaction, id: u32, name: &str, family: Family, flags: SetFlags) {
-    let attributes = vec![
+/// Adds a set of addresses; one that is there stays. With room for so many and no more the kernel looks up quicker.
+pub(crate) fn add_set(
+    transaction: &mut Transaction,
+    id: u32,
+    name: &str,
+    family: Family,
+    flags: SetFlags,
+    room: Option<u32>,
+) {
+    let mut attributes = vec![
         SetAttribute::Table(TABLE.into()),
         SetAttribute::Name(name.into()),
         SetAttribute::Flags(flags),
@@ -90,6 +97,7 @@ pub(crate) fn add_set(transaction: &mut Transaction, id: u32, name: &str, family
         SetAttribute::KeyLen(family.length()),
         SetAttribute::Id(id),
     ];
+    attributes.extend(room.map(|room| SetAttribute::Description(vec![SetDescription::Size(room)])));
     transaction.push(format!("add set {name}"), NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
 }
 

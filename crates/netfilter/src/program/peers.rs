@@ -23,6 +23,8 @@ use crate::netlink::Channel;
 
 /// Blocks that there is room for: pod ranges of a /10, or of a /50.
 const MOST: usize = 1 << 14;
+/// Elements that a set has room for: while one kind of blocks takes the place of another, both are in it.
+const ROOM: u32 = 1 << 15;
 
 /// The bits of an address that tell its block.
 pub(crate) fn mask(family: Family) -> Vec<u8> {
@@ -59,7 +61,7 @@ pub fn peer_blocks<'n>(networks: impl IntoIterator<Item = &'n IpNet>) -> Option<
 /// Adds the sets, with ids from `id` on; those that are there stay.
 pub(crate) fn add_sets(transaction: &mut Transaction, id: u32) {
     for (family, id) in Family::BOTH.into_iter().zip(id..) {
-        layout::add_set(transaction, id, &set(family), family, SetFlags::empty());
+        layout::add_set(transaction, id, &set(family), family, SetFlags::empty(), Some(ROOM));
     }
 }
 
