@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use podgate_sandbox::ProbeKind::Udp;
 use podgate_sandbox::packet::frame;
-use podgate_sandbox::{Captured, Packet, PodOptions, Probe};
+use podgate_sandbox::{Captured, Packet, Pod, PodOptions, Probe};
 
-use crate::kit::{LONG, pair, web_on};
+use crate::kit::{LONG, pair, policy, web_on};
 
 const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;
@@ -265,4 +265,56 @@ fn whatever_a_pod_crafts_nothing_but_what_is_permitted_arrives() {
     println!("{} packets crafted", crafted.len());
     assert_eq!(node.get("/readyz").0, 200);
     node.expect(&probes().collect::<Vec<_>>());
+}
+
+/// Sends a datagram to a pod that says it is from that pod itself, and a permitted one after it.
+fn pretends_to_be(victim: &Pod, liar: &Pod, to: IpAddr, number: usize) -> bool {
+    let capture = victim.netns().capture(None).expect("a capture");
+    let macs = (liar.mac().expect("a link"), liar.gateway_mac());
+    let forged = |port| Packet::udp((to, 4000 + number as u16).into(), (to, port).into(), b"itself").bytes();
+    let frames = [FORBIDDEN, PERMITTED].map(|port| frame(macs.0, macs.1, &forged(port)));
+    liar.netns().send_frames("eth0", frames.into_iter()).expect("sent");
+    let from = if to.is_ipv4() { liar.v4() } else { liar.v6() };
+    let honest = Packet::udp((from, 4000).into(), (to, PERMITTED).into(), format!("honest {number}").as_bytes());
+    liar.netns().send(&honest).expect("sent");
+    let mut came = false;
+    let honest = capture.wait(LONG, |p| {
+        came |= !p.outgoing && p.ends() == Some((to, to));
+        p.body().ends_with(format!("honest {number}").as_bytes())
+    });
+    assert!(honest.is_some());
+    came
+}
+
+#[test]
+fn a_pod_that_says_it_is_its_victim_is_not_taken_for_that_one() {
+    let (mut node, web, client, _server) = pair(&[80], &[PERMITTED, FORBIDDEN]);
+    // The honest datagram may come, but from this pod only.
+    let from_client = "{from: [{podSelector: {matchLabels: {app: client}}}], ports: [{protocol: UDP, port: 53}]}";
+    node.write(
+        "policy.yaml",
+        &policy("web", "shop", &format!("{{podSelector: {{matchLabels: {{app: web}}}}, ingress: [{from_client}]}}")),
+    );
+    node.start(&["--loose-seconds", "0"]);
+    // More often than it takes until verdicts are repeated by the kernel.
+    for number in 0..10 {
+        for to in [web.v4(), web.v6()] {
+            assert!(!pretends_to_be(&web, &client, to, number), "to {to}, {number}\n{}", node.log());
+        }
+    }
+    // What a pod sends to itself by way of a Service comes back to it.
+    let service: IpAddr = "10.96.0.1".parse().expect("an address");
+    let (ok, said) = node.command(
+        "nft",
+        &["table ip services { chain prerouting { type nat hook prerouting priority dstnat; \
+           ip daddr 10.96.0.1 udp dport 5300 dnat to 10.244.1.2:53; }; \
+           chain postrouting { type nat hook postrouting priority srcnat; ip saddr 10.244.1.2 ip daddr 10.244.1.2 masquerade; }; }"],
+    );
+    assert!(ok, "{said}");
+    for _ in 0..5 {
+        node.expect(&[
+            Probe::open(web.client(), service, Udp(5300)),
+            Probe::closed(client.client(), web.v4(), Udp(FORBIDDEN)),
+        ]);
+    }
 }

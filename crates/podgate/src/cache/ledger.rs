@@ -236,12 +236,14 @@ impl Ledger {
     }
 }
 
-/// What an offer comes to; `None` if it is nothing to repeat: an address that is not known may be soon.
+/// What an offer comes to; `None` if it is nothing to repeat: an address that is not known may be soon, and whether a pod's packet
+/// to itself is one depends on its links.
 fn entry(offer: &Offer, snapshot: &Snapshot, sourceless: bool) -> Option<(CacheEntry, Judgement)> {
     let Flow { source, destination, protocol, port } = offer.flow;
     let judgement = snapshot.judge(&offer.flow, NodeOrigin::Forged);
     let missing = [source, destination].into_iter().any(|end| snapshot.tables().is_missing_peer(end));
-    if missing || [judgement.egress.cause, judgement.ingress.cause].contains(&Cause::Unknown) {
+    let causes = [judgement.egress.cause, judgement.ingress.cause];
+    if missing || causes.contains(&Cause::Unknown) || causes.contains(&Cause::Itself) {
         return None;
     }
     let Port::Number(number) = port else { return None };

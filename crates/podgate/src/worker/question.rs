@@ -5,7 +5,10 @@
 use podgate_engine::packet::{self, Header, ParseError};
 use podgate_engine::{Addr, Cause, Decision, Flow, Generation, Judgement, NodeOrigin, Port, Snapshot, Verdict};
 use podgate_netfilter::Way;
+use podgate_netfilter::queue::Packet;
 
+/// `NF_INET_PRE_ROUTING` (linux/netfilter.h): where the packet leaves is not known yet.
+const PRE_ROUTING: u8 = 0;
 /// `NF_INET_LOCAL_IN` (linux/netfilter.h): the packet is for the node itself.
 const LOCAL_IN: u8 = 1;
 
@@ -48,6 +51,29 @@ pub(crate) struct Question {
     remember_turned: bool,
     /// `turned` stands in only because of the start-up period.
     loose: bool,
+    links: Links,
+}
+
+/// Whether a packet leaves by the link that it came by, as what a pod sends to itself by way of a Service does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// By the same, or the kernel does not tell: of bridged packets, and at postrouting before Linux 5.7.
+    One,
+    /// By another: whatever its source address says, no pod sends that to itself.
+    Two,
+    /// It will be known when the packet comes up again.
+    Undecided,
+}
+
+impl Links {
+    #[inline]
+    fn of(packet: &Packet<'_>) -> Self {
+        match (packet.input, packet.output) {
+            (_, 0) if packet.hook == PRE_ROUTING => Links::Undecided,
+            (input, output) if input != 0 && output != 0 && input != output => Links::Two,
+            _ => Links::One,
+        }
+    }
 }
 
 /// How a question was answered.
@@ -93,16 +119,16 @@ impl Whom {
 }
 
 impl Question {
-    /// What to ask about a packet that came up `way` at `hook`. `loose`: connections are met mid-stream, from
+    /// What to ask about a packet that came up `way`. `loose`: connections are met mid-stream, from
     /// whichever side speaks first.
     ///
     /// Only the orientation that a packet comes in can be forged: a node's address as its source proves nothing. Once
     /// turned round, the flow's source is where the packet goes to, or what conntrack knows of the connection.
     #[inline]
-    pub(crate) fn new(way: Way, hook: u8, payload: &[u8], loose: bool) -> Result<Self, ParseError> {
+    pub(crate) fn new(way: Way, packet: &Packet<'_>, loose: bool) -> Result<Self, ParseError> {
         let header = match way {
-            Way::Original | Way::Midstream | Way::Reply | Way::Untracked => packet::parse(payload)?,
-            Way::RelatedOriginal | Way::RelatedReply => packet::embedded(payload)?,
+            Way::Original | Way::Midstream | Way::Reply | Way::Untracked => packet::parse(packet.payload)?,
+            Way::RelatedOriginal | Way::RelatedReply => packet::embedded(packet.payload)?,
         };
         let as_sent = |origin| Question {
             flow: header.flow,
@@ -111,12 +137,13 @@ impl Question {
             remember: false,
             remember_turned: false,
             loose: false,
+            links: Links::of(packet),
         };
         let turned = Question { flow: header.turned(), ..as_sent(NodeOrigin::Address) };
         Ok(match way {
             Way::Original | Way::Midstream => {
                 // What is for the node itself is never remembered: that hook sees packets before others do.
-                let remember = hook != LOCAL_IN;
+                let remember = packet.hook != LOCAL_IN;
                 let question = Question { remember, ..as_sent(NodeOrigin::Forged) };
                 match way == Way::Midstream && loose && !looks_like_the_clients(&header) {
                     true => Question { turned: Some(header.turned()), remember_turned: remember, loose, ..question },
@@ -149,13 +176,13 @@ impl Question {
     pub(crate) fn ask<J: Judge + ?Sized>(&self, judge: &J) -> Answer {
         let judgement = judge.judge(&self.flow, self.origin);
         if judgement.verdict() == Verdict::Accept {
-            return Answer::Accept { judgement, remember: self.remember, midstream: false };
+            return self.accept(judgement, self.remember, false);
         }
         let (mut whom, mut alone) = (Whom::of(judge, &self.flow, &judgement), is_only_unknown(&judgement));
         if let Some(flow) = self.turned {
             let judgement = judge.judge(&flow, NodeOrigin::Address);
             if judgement.verdict() == Verdict::Accept {
-                return Answer::Accept { judgement, remember: self.remember_turned, midstream: self.loose };
+                return self.accept(judgement, self.remember_turned, self.loose);
             }
             whom = whom.or_else(|| Whom::of(judge, &flow, &judgement).map(Whom::turned));
             alone |= is_only_unknown(&judgement);
@@ -164,6 +191,20 @@ impl Question {
         match whom {
             Some(whom) => Answer::Unknown { flow, judgement, alone, whom },
             None => Answer::Deny { flow, judgement },
+        }
+    }
+
+    /// Rules accept it, and so does the link, where a pod talks to itself: anybody can write its address as the source.
+    #[inline]
+    fn accept(&self, judgement: Judgement, remember: bool, midstream: bool) -> Answer {
+        let itself = [judgement.egress, judgement.ingress].iter().any(|decision| decision.cause == Cause::Itself);
+        match self.links {
+            Links::Two if itself => {
+                let nobody = Decision { cause: Cause::Unknown };
+                Answer::Deny { flow: self.flow, judgement: Judgement { egress: nobody, ingress: nobody } }
+            }
+            Links::Undecided if itself => Answer::Accept { judgement, remember: false, midstream },
+            _ => Answer::Accept { judgement, remember, midstream },
         }
     }
 }
@@ -181,4 +222,63 @@ fn looks_like_the_clients(header: &Header) -> bool {
 /// Nothing denies but that an address is unknown.
 fn is_only_unknown(judgement: &Judgement) -> bool {
     [judgement.egress, judgement.ingress].iter().all(|d| d.verdict() == Verdict::Accept || d.cause == Cause::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    /// Whoever talks to itself may.
+    struct Itself;
+
+    impl Judge for Itself {
+        fn judge(&self, flow: &Flow, _: NodeOrigin) -> Judgement {
+            let cause = if flow.source == flow.destination { Cause::Itself } else { Cause::Open };
+            Judgement { egress: Decision { cause }, ingress: Decision { cause } }
+        }
+
+        fn generation(&self) -> Generation {
+            Generation(1)
+        }
+
+        fn is_missing_peer(&self, _: Addr) -> bool {
+            false
+        }
+    }
+
+    /// The answer to a datagram of 10.1.0.5 that came up so: whether it is accepted, and remembered.
+    fn asked(way: Way, destination: &str, hook: u8, (input, output): (u32, u32)) -> Option<bool> {
+        let ends =
+            [("10.1.0.5", 4000), (destination, 4001)].map(|(ip, port)| SocketAddr::new(ip.parse().unwrap(), port));
+        let payload = podgate_sandbox::Packet::udp(ends[0], ends[1], b"x").bytes();
+        let (length, payload) = (payload.len() as u32, &payload[..]);
+        let packet = Packet { id: 1, mark: 0, hook, family: 2, input, output, payload, length, sent_to: None };
+        match Question::new(way, &packet, false).unwrap().ask(&Itself) {
+            Answer::Accept { remember, .. } => Some(remember),
+            Answer::Deny { judgement, .. } => {
+                assert_eq!(judgement.verdict(), Verdict::Drop, "it counts as what it is");
+                None
+            }
+            answer => panic!("{answer:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pod_talks_to_itself_over_one_link_only() {
+        const POST_ROUTING: u8 = 4;
+        let itself = |way, hook, links| asked(way, "10.1.0.5", hook, links);
+        assert_eq!(itself(Way::Original, POST_ROUTING, (7, 7)), Some(true));
+        assert_eq!(itself(Way::Original, POST_ROUTING, (8, 7)), None);
+        // Bridged, or of a kernel that does not tell.
+        assert_eq!(itself(Way::Original, POST_ROUTING, (0, 7)), Some(true));
+        // Before its route is known it is accepted for now, and comes up again.
+        assert_eq!(itself(Way::Original, PRE_ROUTING, (8, 0)), Some(false));
+        for way in [Way::Untracked, Way::Midstream, Way::Reply] {
+            assert_eq!(itself(way, POST_ROUTING, (8, 7)), None, "{way:?}");
+        }
+        assert_eq!(asked(Way::Original, "10.1.0.6", POST_ROUTING, (8, 7)), Some(true));
+        assert_eq!(asked(Way::Original, "10.1.0.6", PRE_ROUTING, (8, 0)), Some(true));
+    }
 }

@@ -137,7 +137,7 @@ impl Desk {
             self.tally.dropped += 1;
             return Err(Fate::Drop);
         };
-        match Question::new(way, packet.hook, packet.payload, loose) {
+        match Question::new(way, packet, loose) {
             Ok(question) => Ok((way, question)),
             Err(error) => {
                 self.counters().unreadable(error);
