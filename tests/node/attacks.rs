@@ -7,7 +7,7 @@ use podgate_sandbox::ProbeKind::Udp;
 use podgate_sandbox::packet::frame;
 use podgate_sandbox::{Captured, Packet, Pod, PodOptions, Probe};
 
-use crate::kit::{LONG, pair, policy, web_on};
+use crate::kit::{LONG, Node, pair, policy, web_on};
 
 const UDP: u8 = 17;
 const FRAGMENT: u8 = 44;
@@ -204,9 +204,29 @@ fn of_v6(ends: (Ipv6Addr, Ipv6Addr), gateway: Ipv6Addr) -> Crafted {
 
 #[test]
 fn whatever_a_pod_crafts_nothing_but_what_is_permitted_arrives() {
-    let (mut node, web, client, _server) = pair(&[80], &[PERMITTED, FORBIDDEN]);
-    node.write("policy.yaml", &web_on("UDP", PERMITTED));
+    let (node, web, client, _server) = pair(&[80], &[PERMITTED, FORBIDDEN]);
     let other = node.pod(PodOptions::new("shop/other"));
+    let towards = client.gateway_mac();
+    craft(node, &web, &client, &other, towards);
+}
+
+#[test]
+fn nor_does_it_on_a_bridge_but_for_neighbour_discovery() {
+    let node = Node::new();
+    node.write("node.yaml", &node.host.manifest());
+    let bridge = node.host.bridge("cni0").expect("a bridge");
+    node.host.filter_bridged(true, true).expect("set");
+    let web = node.pod(PodOptions::new("shop/web").label("app", "web").on(&bridge));
+    let client = node.pod(PodOptions::new("shop/client").label("app", "client").on(&bridge));
+    let _server = web.server(&[80], &[PERMITTED, FORBIDDEN]).expect("a server");
+    let other = node.pod(PodOptions::new("shop/other").on(&bridge));
+    let towards = web.mac().expect("a link");
+    craft(node, &web, &client, &other, towards);
+}
+
+/// One pod sends all of it to the other, in frames to this hardware address.
+fn craft(mut node: Node, web: &Pod, client: &Pod, other: &Pod, towards: [u8; 6]) {
+    node.write("policy.yaml", &web_on("UDP", PERMITTED));
     node.start(&["--loose-seconds", "0"]);
     let probes = || {
         [web.v4(), web.v6()]
@@ -230,22 +250,23 @@ fn whatever_a_pod_crafts_nothing_but_what_is_permitted_arrives() {
         of_v6((from6, to6), gateway6),
     ]
     .concat();
-    let (macs, capture) =
-        ((client.mac().expect("a link"), client.gateway_mac()), web.netns().capture(None).expect("a capture"));
+    let (mac, capture) = (client.mac().expect("a link"), web.netns().capture(None).expect("a capture"));
     let mut leaked = Vec::new();
     let is_permitted = |p: &Captured| p.protocol() == Some(UDP) && p.body().get(2..4) == Some(&PERMITTED.to_be_bytes());
     // What comes last is permitted, and its answer is waited for.
     let marker = client.netns().run(|| UdpSocket::bind((client.v4(), 0))).expect("bound");
     // Few enough for the queues at once.
     for (number, chunk) in crafted.chunks(500).enumerate() {
-        let frames = chunk.iter().map(|(_, bytes)| frame(macs.0, macs.1, bytes));
+        let frames = chunk.iter().map(|(_, bytes)| frame(mac, towards, bytes));
         client.netns().send_frames("eth0", frames).expect("sent");
         let last = format!("the last of {number}");
         marker.send_to(last.as_bytes(), (web.v4(), PERMITTED)).expect("sent");
         let came = capture.wait(LONG, |p| {
             let to_web = !p.outgoing && p.ends().is_some_and(|(_, to)| web.addresses().contains(&to));
             let of_the_link = matches!(p.ends(), Some((IpAddr::V6(from), _)) if from.is_unicast_link_local());
-            if to_web && !of_the_link && !is_permitted(p) {
+            // With hop limit 255 it never was anywhere else.
+            let discovery = p.protocol() == Some(58) && p.ip[7] == 255 && (133..=137).contains(&p.ip[40]);
+            if to_web && !of_the_link && !discovery && !is_permitted(p) {
                 leaked.push(p.ip.clone());
             }
             p.body().ends_with(last.as_bytes())

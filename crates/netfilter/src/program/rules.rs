@@ -96,8 +96,7 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
         rule("judge", [mark_any(marks.node()), jump("from_node")]),
         rule("from_node", [has_socket(), clear_field(), accept()]),
         rule("from_node", [local(End::Source), clear_field(), accept()]),
-        // Somebody saved the mark of the node's own packet, such as its ICMP error about a connection, and restored it: the
-        // kernel lets no packet in whose source is an address of the node.
+        // Somebody saved the mark of the node's own packet, such as its ICMP error about a connection, and restored it on a pod's.
         rule("from_node", [set_mark(marks.packet, 0)]),
     ];
     rules.extend(repeated("judge", plan.cache));
