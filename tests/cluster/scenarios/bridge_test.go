@@ -12,7 +12,7 @@ func TestOnBridgeTheReasonIsToldWhereTrafficBypasses(t *testing.T) {
 	pods := w.Pods(t, "web=n1", "stranger=n1", "friend=n1")
 	web, stranger, friend := pods[0], pods[1], pods[2]
 	w.Apply(t, allowWeb)
-	for _, address := range addresses(web) { // same node, over the bridge
+	for _, address := range web.Addresses() { // same node, over the bridge
 		w.Denies(t, stranger, kit.TCP(address, kit.HTTP))
 		w.Allows(t, friend, kit.TCP(address, kit.HTTP))
 	}

@@ -30,26 +30,17 @@ spec:
     ports: [{port: 8080}, {port: 8081, protocol: UDP}]
 `
 
-// addresses of a pod in every family that the cluster has.
-func addresses(pod *kit.Pod) []string {
-	all := []string{pod.Four}
-	if pod.Six != "" {
-		all = append(all, pod.Six)
-	}
-	return all
-}
-
 func TestPolicyTakesEffectAndIsCounted(t *testing.T) {
 	w := kit.NewWorld(t)
 	pods := w.Pods(t, "web=n1", "friend=n2", "stranger=n2", "neighbour=n1")
 	web, friend, stranger, neighbour := pods[0], pods[1], pods[2], pods[3]
-	for _, address := range addresses(web) {
+	for _, address := range web.Addresses() {
 		w.Allows(t, stranger, kit.TCP(address, kit.HTTP))
 		w.Allows(t, neighbour, kit.UDP(address, kit.UDPPort))
 	}
 
 	w.Apply(t, allowWeb)
-	for _, address := range addresses(web) {
+	for _, address := range web.Addresses() {
 		w.Denies(t, stranger, kit.TCP(address, kit.HTTP))  // another node
 		w.Denies(t, neighbour, kit.TCP(address, kit.HTTP)) // the same node
 		w.Denies(t, stranger, kit.UDP(address, kit.UDPPort))
@@ -67,7 +58,7 @@ func TestPolicyTakesEffectAndIsCounted(t *testing.T) {
 	w.Denies(t, stranger, kit.TCP(web.Four, kit.HTTP))
 
 	w.Delete(t, "networkpolicy/allow-web")
-	for _, address := range addresses(web) {
+	for _, address := range web.Addresses() {
 		w.Allows(t, stranger, kit.TCP(address, kit.Second))
 	}
 }
@@ -110,7 +101,7 @@ spec:
     ports: [{port: 8080}]
 `)
 	for _, from := range []*kit.Pod{near, far} {
-		for _, address := range addresses(web) {
+		for _, address := range web.Addresses() {
 			w.Denies(t, from, kit.TCP(address, kit.Second))
 			w.Denies(t, from, kit.UDP(address, kit.UDPPort))
 			w.Allows(t, from, kit.TCP(address, kit.HTTP))
@@ -129,7 +120,7 @@ func TestProbesPassUnderDenyAll(t *testing.T) {
 		if pod == other {
 			other = pods[1]
 		}
-		for _, address := range addresses(other) {
+		for _, address := range other.Addresses() {
 			w.Denies(t, pod, kit.TCP(address, kit.HTTP))
 		}
 	}
