@@ -134,11 +134,12 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
     if plan.udp_prerouting {
         // What goes to the node itself (IPVS service addresses among it) is not judged here: see `judge`. What is
         // accepted here has its label when it comes to `judge`, and passes; what has none is judged again there.
+        // Whatever it is: what still looks like our accept when it comes to `remember` is one.
+        rules.push(rule("judge_udp", [mark_any(marks.field()), clear_field()]));
         rules.push(rule("judge_udp", [not_protocol(libc::IPPROTO_UDP), back()]));
         rules.push(rule("judge_udp", [local(End::Destination), back()]));
         rules.push(rule("judge_udp", [jump("accepted")]));
         rules.extend(repeated("judge_udp", plan.cache));
-        rules.push(rule("judge_udp", [clear_field()]));
         rules.push(rule("judge_udp", [goto("decide")]));
     }
     if plan.judge_input {

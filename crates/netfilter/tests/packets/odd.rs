@@ -146,3 +146,23 @@ fn a_solicitation_from_afar_is_judged_as_sent() {
     assert!(talk.ask("1") && talk.reply("2"));
     assert_eq!(reader.so_far(), []);
 }
+
+#[test]
+fn a_forged_accept_is_not_remembered_before_routing_either() {
+    const SYN: u8 = 0x02;
+    let node = Node::new();
+    let (a, _b) = (node.pod(2), node.pod(3));
+    let forged = Marks::default().remember(0);
+    node.at.sh(&format!(
+        "nft 'table inet other {{ chain stamp {{ type filter hook prerouting priority mangle; meta mark set {forged:#x}; }}; }}'"
+    ));
+    for early in [false, true] {
+        let _program = program(&node, ProgramSettings { udp_prerouting: Some(early), ..settings() }, &[]);
+        let reader = Reader::start(&node.at, QUEUE, Say::Drop);
+        let (tcp, udp) = (raw_tcp(&a), a.udp(SocketAddr::new(v4(2), 60)));
+        tcp.send_to(&segment(SYN), &SocketAddr::new(v4(3), 0).into()).unwrap();
+        assert_eq!(reader.next().way, Some(Way::Original), "{early}");
+        udp.send_to(b"1", SocketAddr::new(v4(3), 53)).unwrap();
+        assert_eq!(reader.next().way, Some(Way::Original), "{early}");
+    }
+}
