@@ -181,6 +181,11 @@ fn a_world_that_was_saved_in_the_future_or_in_1970_is_the_last_known_one_all_the
         agent.await_ready();
         node.adopt(agent);
         assert_eq!(node.metric("podgate_restored_world"), 1.0, "{}", node.log());
+        // For how long something is so is no matter of the wall clock either.
+        clock.set(saved);
+        let failing = "podgate_source_failing_seconds{resource=\"pods\"}";
+        node.await_metric(failing, f64::MIN_POSITIVE);
+        assert!(node.metric(failing) < DAY.as_secs_f64(), "{}", node.metric(failing));
         node.expect(&[
             Probe::open(client.client(), web.v4(), Tcp(open)),
             Probe::closed(client.client(), web.v4(), Tcp(closed)),

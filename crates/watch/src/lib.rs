@@ -6,4 +6,4 @@ pub mod manifests;
 pub mod saved;
 mod source;
 
-pub use source::{Event, FreshState, Freshness, Problem};
+pub use source::{Event, FreshState, Freshness, Problem, Since};

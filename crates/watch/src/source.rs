@@ -1,6 +1,6 @@
 //! What a source of truth tells.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use podgate_api::{Change, ObjectKey};
 
@@ -54,7 +54,7 @@ pub enum FreshState {
     /// It can't be read; what was known before stays in force.
     Failing {
         /// Since when.
-        since: SystemTime,
+        since: Since,
         /// Why, and what to do.
         why: String,
     },
@@ -63,4 +63,34 @@ pub enum FreshState {
         /// When it was saved.
         saved: SystemTime,
     },
+}
+
+/// Since when something is so: for how long is told by a clock that nobody sets, when by the one that people read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Since {
+    at: Instant,
+    stamp: SystemTime,
+}
+
+impl Since {
+    /// Since now.
+    pub fn now() -> Self {
+        Since { at: Instant::now(), stamp: SystemTime::now() }
+    }
+
+    /// For so long already; as long as the machine runs at most.
+    pub fn ago(span: Duration) -> Self {
+        let Since { at, stamp } = Self::now();
+        Since { at: at.checked_sub(span).unwrap_or(at), stamp: stamp.checked_sub(span).unwrap_or(stamp) }
+    }
+
+    /// For how long.
+    pub fn elapsed(&self) -> Duration {
+        self.at.elapsed()
+    }
+
+    /// When it began, by the wall clock of that moment.
+    pub fn stamp(&self) -> SystemTime {
+        self.stamp
+    }
 }

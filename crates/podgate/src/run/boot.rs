@@ -137,7 +137,7 @@ mod tests {
     }
 
     fn failing() -> FreshState {
-        FreshState::Failing { since: SystemTime::UNIX_EPOCH, why: String::new() }
+        FreshState::Failing { since: podgate_watch::Since::now(), why: String::new() }
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn overload(state: &State) -> Option<Overload> {
         pod: pod.clone(),
         packets: *packets,
     };
-    Some(Overload { limit: now.limit, since: moment(now.since), pods: Listed::new(&over, tell) })
+    Some(Overload { limit: now.limit, since: moment(now.since.stamp()), pods: Listed::new(&over, tell) })
 }
 
 fn cached(cache: &Cache) -> Option<Cached> {
@@ -207,7 +207,7 @@ fn sources(facts: &Facts) -> Vec<Source> {
             FreshState::Listing => (SourceState::Listing, None, None),
             FreshState::Live => (SourceState::Live, None, None),
             FreshState::Absent => (SourceState::Absent, None, None),
-            FreshState::Failing { since, why } => (SourceState::Failing, Some(*since), Some(why.clone())),
+            FreshState::Failing { since, why } => (SourceState::Failing, Some(since.stamp()), Some(why.clone())),
             FreshState::Restored { saved } => (SourceState::Restored, Some(*saved), None),
         };
         Source { resource: one.resource.clone(), state, since: since.map(moment), why }

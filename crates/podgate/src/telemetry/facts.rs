@@ -54,7 +54,7 @@ impl Facts {
         }
         for Freshness { resource, state } in &self.freshness {
             if let FreshState::Failing { since, why } = state {
-                remarks.push(format!("{resource}: not followed for {}: {why}", ago(*since, now)));
+                remarks.push(format!("{resource}: not followed for {}: {why}", duration(since.elapsed())));
             }
         }
         if !self.problems.is_empty() {
@@ -67,9 +67,9 @@ impl Facts {
 }
 
 /// How long it has failed, in seconds; 0 if it does not.
-pub(super) fn failing_seconds(state: &FreshState, now: SystemTime) -> f64 {
+pub(super) fn failing_seconds(state: &FreshState) -> f64 {
     match state {
-        FreshState::Failing { since, .. } => now.duration_since(*since).unwrap_or_default().as_secs_f64(),
+        FreshState::Failing { since, .. } => since.elapsed().as_secs_f64(),
         _ => 0.0,
     }
 }
@@ -104,16 +104,17 @@ mod tests {
     #[test]
     fn a_resource_that_fails_is_remarked_with_why_and_since_when() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        let since = now - Duration::from_secs(65);
+        let saved = now - Duration::from_secs(65);
+        let since = podgate_watch::Since::ago(Duration::from_secs(3605));
         let failing = FreshState::Failing { since, why: "the API server is away".to_owned() };
         let freshness = [("pods", failing), ("nodes", FreshState::Live)]
             .map(|(resource, state)| Freshness { resource: resource.to_owned(), state });
-        let facts = Facts { freshness: freshness.into(), restored: Some(since), ..Facts::default() };
+        let facts = Facts { freshness: freshness.into(), restored: Some(saved), ..Facts::default() };
         assert_eq!(
             facts.remarks(now),
             [
                 "enforcing the world that was saved 1 min 5 s ago, until the source has told",
-                "pods: not followed for 1 min 5 s: the API server is away",
+                "pods: not followed for 1 h: the API server is away",
             ]
         );
     }

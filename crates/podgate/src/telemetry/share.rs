@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
+use podgate_watch::Since;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{MetricFamily, MetricType};
 
@@ -44,7 +44,7 @@ pub(crate) struct InForce {
     /// Packets per second.
     pub(crate) limit: u32,
     /// Since when there are shares.
-    pub(crate) since: SystemTime,
+    pub(crate) since: Since,
 }
 
 /// A pod, and how many packets it had over its share.
@@ -58,7 +58,7 @@ impl Shares {
         if since.is_none() {
             known.lately.clear();
         }
-        known.now = limit.map(|limit| InForce { limit, since: since.unwrap_or_else(SystemTime::now) });
+        known.now = limit.map(|limit| InForce { limit, since: since.unwrap_or_else(Since::now) });
     }
 
     /// A pod (`namespace/name`; None: nobody knows which) had so many more packets over its share.

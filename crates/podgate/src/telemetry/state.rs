@@ -145,7 +145,7 @@ impl State {
     pub(crate) fn remarks(&self, now: SystemTime) -> Vec<String> {
         let mut remarks = self.facts().remarks(now);
         if let Some((share, over)) = self.shares.now() {
-            let time = duration(now.duration_since(share.since).unwrap_or_default());
+            let time = duration(share.since.elapsed());
             let (limit, over) = (share.limit, named(&over));
             remarks.push(format!(
                 "overload: for {time} each pod has had a share of the queue, now {limit} packets a second; over it: {over}"
@@ -289,10 +289,10 @@ impl Collector for InForce {
         };
         let truth = |is: bool| f64::from(u8::from(is));
         let (mut up, mut failing) = (Family::new(UP, MetricType::GAUGE), Family::new(FAILING, MetricType::GAUGE));
-        let (facts, now) = (state.facts(), SystemTime::now());
+        let facts = state.facts();
         for Freshness { resource, state } in facts.freshness.iter().filter(|one| one.state != FreshState::Absent) {
             up.push(&[("resource", resource)], truth(*state == FreshState::Live));
-            failing.push(&[("resource", resource)], failing_seconds(state, now));
+            failing.push(&[("resource", resource)], failing_seconds(state));
         }
         vec![
             single(GENERATION, status.generation().map_or(0, |g| g.0) as f64),
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn each_resource_tells_whether_it_is_followed_but_one_that_is_not_there() {
         let state = State::new();
-        let since = SystemTime::now() - std::time::Duration::from_secs(90);
+        let since = podgate_watch::Since::ago(std::time::Duration::from_secs(90));
         let states = [
             ("pods", FreshState::Live),
             ("nodes", FreshState::Failing { since, why: "forbidden".to_owned() }),

@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use kube::core::params::{ListParams, WatchParams};
 use kube::core::{Request, Status};
@@ -27,6 +27,7 @@ use super::discovery;
 use super::lines::Lines;
 use super::request::{Failure, Reason};
 use super::resources::Presence;
+use crate::Since;
 
 /// An API server serves a resource a moment after its definition was told: so long it is asked often.
 const SERVED_WITHIN: Duration = Duration::from_secs(60);
@@ -60,7 +61,7 @@ pub(super) enum State<'a> {
     /// The API server does not have it.
     Absent,
     /// It can't be read, perhaps because that is forbidden.
-    Failing { since: SystemTime, why: &'a str, forbidden: bool },
+    Failing { since: Since, why: &'a str, forbidden: bool },
 }
 
 /// What is to be followed.
@@ -89,7 +90,7 @@ pub(super) struct Reflector<S> {
     /// Whether lists are streamed: until the API server says that it can't.
     streams: bool,
     /// Since when it fails, or since when it is unclear whether it does.
-    broken: Option<SystemTime>,
+    broken: Option<Since>,
     /// Told as failing.
     failing: bool,
     /// Told as absent.
@@ -332,7 +333,7 @@ impl<S: Sink> Reflector<S> {
                 End::Broken(failure) => {
                     tracing::debug!(path = self.target.path, why = failure.why, "a watch broke off");
                     doubtful = true;
-                    self.broken = Some(SystemTime::now());
+                    self.broken = Some(Since::now());
                     match failure.reason {
                         Reason::Connection | Reason::Silence if heard => {}
                         Reason::Connection | Reason::Silence => self.pause(&failure).await,
@@ -479,7 +480,7 @@ impl<S: Sink> Reflector<S> {
     /// Tells a failure, and waits before the next try.
     async fn fail(&mut self, failure: &Failure) {
         (self.failing, self.missing) = (true, false);
-        let since = *self.broken.get_or_insert_with(SystemTime::now);
+        let since = *self.broken.get_or_insert_with(Since::now);
         let forbidden = failure.reason == Reason::Forbidden;
         self.sink.state(State::Failing { since, why: &failure.why, forbidden }).await;
         self.pause(failure).await;

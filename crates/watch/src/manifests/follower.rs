@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use super::files;
 use super::store::Store;
 use super::watches::{Hint, Watches};
-use crate::{Event, FreshState, Freshness, Problem};
+use crate::{Event, FreshState, Freshness, Problem, Since};
 
 /// How long a file may be away before its objects are. Editors (and `git checkout`) save by moving the old file away
 /// and writing a new one of the same name: its policies must not be out of force in between. The new file's creation,
@@ -44,7 +44,7 @@ pub(super) struct Follower {
     /// `manifests DIR`.
     resource: String,
     /// Since when the directory itself can't be read, and why.
-    unreadable: Option<(SystemTime, String)>,
+    unreadable: Option<(Since, String)>,
     /// The state last told.
     fresh: Option<FreshState>,
 }
@@ -254,7 +254,7 @@ impl Follower {
         let found = self.watches.rescan();
         let failed = found.unreadable.iter().find(|(path, _)| path == self.watches.root());
         self.unreadable = failed.map(|(_, why)| {
-            let since = self.unreadable.as_ref().map_or_else(SystemTime::now, |(since, _)| *since);
+            let since = self.unreadable.as_ref().map_or_else(Since::now, |(since, _)| *since);
             (since, format!("the directory cannot be read: {why}"))
         });
         for (path, error) in &found.unreadable {

@@ -68,7 +68,7 @@ fn a_source_that_fails_after_it_was_live_leaves_the_agent_ready_and_is_told() {
     state.readiness.synced();
     state.enforced(Generation(5), []);
     let why = "the API server is away".to_owned();
-    let failing = FreshState::Failing { since: std::time::SystemTime::now(), why };
+    let failing = FreshState::Failing { since: podgate_watch::Since::now(), why };
     state.freshness(vec![Freshness { resource: "pods".to_owned(), state: failing }]);
     let expected = "ready\ngeneration 5\npods: not followed for 0 s: the API server is away\n";
     assert_eq!(get(place(&server), "/readyz"), (200, expected.to_owned()));
