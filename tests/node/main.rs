@@ -20,6 +20,7 @@ mod kit;
 mod large;
 mod lifecycle;
 mod load;
+mod marks;
 mod observed;
 mod others;
 mod overload;

@@ -229,11 +229,11 @@ impl Control {
     pub(super) fn kernel_failed(&mut self, error: &Error, kernel: &mut Kernel) {
         tracing::error!(%error, "the kernel refused a change: writing everything anew");
         self.state.kernel_errors.inc();
-        // The table is nobody's: somebody took it away, and this is noticed before the guard tells.
+        self.mend(kernel);
+        // The table was nobody's: somebody took it away, and this is noticed before the guard tells.
         if matches!(error, Error::NotOwner) {
             self.state.kernel_repairs.inc();
         }
-        self.mend(kernel);
     }
 
     fn undo_others(&mut self, guard: u64, plane: &mut Plane<'_>) {
