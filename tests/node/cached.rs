@@ -163,6 +163,35 @@ fn a_flood_with_forged_sources_at_a_port_that_is_open_to_some_pods_needs_one_ent
 }
 
 #[test]
+fn a_port_that_opens_to_one_address_is_not_closed_to_it_any_more_and_each_packet_counts() {
+    let (mut node, web, _client, server) = pair(&[], &[53]);
+    let far = node.neighbour(2);
+    node.write("node.yaml", &(node.host.manifest() + &far.manifest()));
+    let outside = far.pod(PodOptions::new("far/away")).expect("a pod");
+    let open_to = |peer: &str| {
+        let from = format!("ingress: [{{from: [{peer}], ports: [{{protocol: UDP, port: 53}}]}}]");
+        policy("web", "shop", &format!("{{podSelector: {{matchLabels: {{app: web}}}}, {from}}}"))
+    };
+    node.write("policy.yaml", &open_to("{podSelector: {matchLabels: {app: friend}}}"));
+    node.start(&STRICT);
+    let mut flood = Flood { outside, to: SocketAddr::new(web.v4(), 53), sent: 0 };
+    flood.send_until_dropped(&node);
+    node.apply("policy.yaml", &open_to("{ipBlock: {cidr: 203.0.113.7/32}}"));
+    await_empty_queues(&node);
+    let denied = node.rule_count(DEFAULT_DENY);
+    // Each address once.
+    flood.send(256);
+    let whole = |kind: &ArrivalKind| *kind == ArrivalKind::Datagram(b"flood".to_vec());
+    assert!(server.await_arrival(LONG, |a| whole(&a.kind)).is_some(), "{}", node.log());
+    let deadline = Instant::now() + LONG;
+    while node.rule_count(DEFAULT_DENY) < denied + 255.0 {
+        assert!(Instant::now() < deadline, "{}", node.log());
+    }
+    assert_eq!((node.rule_count(RULE), node.rule_count(DEFAULT_DENY)), (1.0, denied + 255.0));
+    assert_eq!(server.arrivals().iter().filter(|a| whole(&a.kind)).count(), 1);
+}
+
+#[test]
 fn an_entry_that_has_had_its_time_goes_and_keeps_its_count() {
     let (mut node, web, client, _server) = pair(&[80], &[]);
     node.write("policy.yaml", &web_on("TCP", 80));
