@@ -192,6 +192,28 @@ fn a_port_that_opens_to_one_address_is_not_closed_to_it_any_more_and_each_packet
 }
 
 #[test]
+fn a_denial_is_not_repeated_where_a_pod_may_come_up() {
+    let (mut node, web, _client, server) = pair(&[], &[53]);
+    let far = node.neighbour(2);
+    let friend = far.pod(PodOptions::new("shop/friend").label("app", "friend")).expect("a pod");
+    let peers = "[{podSelector: {matchLabels: {app: friend}}}, {ipBlock: {cidr: 192.0.2.77/32}}]";
+    let spec = format!("podSelector: {{matchLabels: {{app: web}}}}, ingress: [{{from: {peers}}}]");
+    node.write("policy.yaml", &policy("web", "shop", &format!("{{{spec}}}")));
+    node.start(&STRICT);
+    let to = SocketAddr::new(web.v4(), 53);
+    send_until(&node, &friend, to, DROPPING, 1.0);
+    // The node's object tells that the address must be a pod's: what it sends is held for that pod.
+    node.apply("far.yaml", &far.manifest());
+    assert_eq!(node.metric(DROPPING), 0.0);
+    let held = node.metric("podgate_held_packets_total");
+    datagram(&friend, to, "early");
+    node.await_metric("podgate_held_packets_total", held + 1.0);
+    node.apply(&crate::kit::pod_file(&friend), &friend.manifest());
+    let early = |kind: &ArrivalKind| matches!(kind, ArrivalKind::Datagram(text) if text.starts_with(b"early"));
+    assert!(server.await_arrival(LONG, |a| early(&a.kind)).is_some(), "{}", node.log());
+}
+
+#[test]
 fn an_entry_that_has_had_its_time_goes_and_keeps_its_count() {
     let (mut node, web, client, _server) = pair(&[80], &[]);
     node.write("policy.yaml", &web_on("TCP", 80));

@@ -24,7 +24,7 @@ pub(crate) struct Limits {
     pub(crate) entries: usize,
     /// Of these from one source address; of those without one, of one destination.
     pub(crate) per_address: usize,
-    /// Of these from addresses that nobody is known to have: they may be forged.
+    /// Of these from addresses that nobody is known to have, or from whatever address: they may be forged.
     pub(crate) unknown: usize,
 }
 
@@ -49,6 +49,13 @@ enum Owner {
     Known(IpAddr),
     Unknown(IpAddr),
     Closed(IpAddr),
+}
+
+impl Owner {
+    /// Whether it is for an address that somebody is known to have: nobody can make as many of these as he likes.
+    fn is_known(self) -> bool {
+        matches!(self, Owner::Known(_))
+    }
 }
 
 type Entries = HashSet<CacheEntry>;
@@ -90,7 +97,7 @@ impl Ledger {
             shares: HashMap::new(),
             unknown: 0,
             drops: false,
-            closed: true,
+            closed: false,
             order: VecDeque::new(),
             accepting: 0,
         }
@@ -147,7 +154,7 @@ impl Ledger {
     fn has_room(&self, owner: Owner) -> bool {
         self.entries.len() < self.limits.entries
             && self.shares.get(&owner).is_none_or(|share| *share < self.limits.per_address)
-            && (self.unknown < self.limits.unknown || !matches!(owner, Owner::Unknown(_)))
+            && (self.unknown < self.limits.unknown || owner.is_known())
     }
 
     /// Those whose time is up.
@@ -204,7 +211,7 @@ impl Ledger {
     fn insert(&mut self, entry: CacheEntry, kept: Kept) {
         self.order.push_back((kept.since, entry));
         *self.shares.entry(kept.owner).or_default() += 1;
-        self.unknown += usize::from(matches!(kept.owner, Owner::Unknown(_)));
+        self.unknown += usize::from(!kept.owner.is_known());
         self.entries.insert(entry, kept);
         self.by_source.entry(entry.source).or_default().insert(entry);
         self.by_destination.entry(entry.destination).or_default().insert(entry);
@@ -219,7 +226,7 @@ impl Ledger {
                 self.shares.remove(&kept.owner);
             }
         }
-        self.unknown -= usize::from(matches!(kept.owner, Owner::Unknown(_)));
+        self.unknown -= usize::from(!kept.owner.is_known());
         self.accepting -= usize::from(entry.verdict == Cached::Accept);
         for (by, address) in [(&mut self.by_source, entry.source), (&mut self.by_destination, entry.destination)] {
             if let Some(entries) = by.get_mut(&address) {

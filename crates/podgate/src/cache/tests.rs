@@ -47,6 +47,7 @@ fn snapshot(generation: u64, allowed: bool) -> Snapshot {
 fn ledger(entries: usize, per_address: usize) -> Ledger {
     let mut ledger = Ledger::new(Limits { entries, per_address, unknown: entries });
     ledger.keep_drops();
+    ledger.keep_closed(true);
     ledger
 }
 
@@ -122,6 +123,12 @@ fn closed_ports_of_one_pod_leave_room_for_those_of_others() {
     let scan: Vec<_> = (0..20).map(|port| Offer { flow: flow("203.0.113.9", 1000 + port), whoever: true }).collect();
     assert_eq!(books.admit(&scan, &snapshot(1, true), Instant::now()).0.len(), 4);
     assert_eq!(books.admit(&[offer("203.0.113.9", 80)], &snapshot(1, true), Instant::now()).0.len(), 1);
+    // And for whatever comes from an address that somebody has: anybody can try all ports.
+    let mut books = Ledger::new(Limits { entries: 8, per_address: 8, unknown: 4 });
+    books.keep_drops();
+    books.keep_closed(true);
+    assert_eq!(books.admit(&scan, &snapshot(1, true), Instant::now()).0.len(), 4);
+    assert_eq!(books.admit(&[offer("10.0.0.2", 80)], &snapshot(1, true), Instant::now()).0.len(), 1);
 }
 
 #[test]

@@ -158,11 +158,12 @@ impl Kernel {
         }
         let (mut stale, told) = (self.stale(build), self.peers.are_told());
         let grown = self.take_in(build);
-        if told && !self.peers.are_told() {
-            // What is about whoever is no pod needs to know who may be one.
+        let peers = self.peers.missing();
+        // What is about whoever is no pod needs to know who may be one; and what was denied to an address as to anybody is to
+        // be held for a pod where one may be from now on.
+        if (told && !self.peers.are_told() || !peers.is_empty()) && !self.cache.ledger().is_empty() {
             stale = Stale::All;
         }
-        let peers = self.peers.missing();
         let ranges = grown.then(|| {
             // The union of before and after: what is diverted no more is let go by `relax`.
             let mut union = self.wanted_ranges();

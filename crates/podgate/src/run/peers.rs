@@ -20,6 +20,8 @@ pub(super) struct Peers {
     wanted: BTreeSet<IpAddr>,
     /// What the kernel holds.
     standing: BTreeSet<IpAddr>,
+    /// What is wanted may be another than what the kernel holds.
+    changed: bool,
     /// There are more than the kernel is told of.
     too_many: bool,
 }
@@ -44,6 +46,7 @@ impl Peers {
         }
         self.too_many = wanted.is_none();
         self.wanted = wanted.unwrap_or_default();
+        self.changed = true;
     }
 
     /// Whether the kernel can tell pods' addresses from others.
@@ -53,11 +56,17 @@ impl Peers {
 
     /// What is to be added.
     pub(super) fn missing(&self) -> Vec<(IpAddr, bool)> {
+        if !self.changed {
+            return Vec::new();
+        }
         self.wanted.difference(&self.standing).map(|block| (*block, true)).collect()
     }
 
     /// What may be taken out.
     pub(super) fn surplus(&self) -> Vec<(IpAddr, bool)> {
+        if !self.changed {
+            return Vec::new();
+        }
         self.standing.difference(&self.wanted).map(|block| (*block, false)).collect()
     }
 
@@ -75,11 +84,13 @@ impl Peers {
                 self.standing.remove(block);
             }
         }
+        self.changed &= self.standing != self.wanted;
     }
 
     /// The kernel holds all that is wanted, and nothing else.
     pub(super) fn stand(&mut self) {
         self.standing.clone_from(&self.wanted);
+        self.changed = false;
     }
 }
 
