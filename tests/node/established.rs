@@ -209,3 +209,90 @@ fn a_large_conntrack_table_does_not_delay_a_revocation() {
     );
     assert!(cuts[middle] < Duration::from_millis(150), "{cuts:?}");
 }
+
+/// Ingress of shop/web is closed, and nothing else: the server may still begin connections of its own.
+fn web_closed() -> String {
+    policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}")
+}
+
+#[test]
+fn a_connection_older_than_the_agent_whose_server_spoke_first_is_cut_when_a_policy_forbids_it() {
+    for open_at_first in [false, true] {
+        let (mut node, web, client, server) = pair(&[80], &[]);
+        if !open_at_first {
+            node.write("policy.yaml", &web_from_client());
+        }
+        let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("open without an agent");
+        node.start(&[]);
+        server.say(connection.local().expect("bound"), b"news").expect("sent");
+        assert_eq!(connection.receive(LONG).expect("it arrives"), b"news", "{}", node.log());
+        connection.ping(PATIENCE).expect("it goes on");
+        node.apply("policy.yaml", &web_closed());
+        assert!(connection.ping(DENY_WAIT).is_err(), "open at first: {open_at_first}\n{}", node.log());
+    }
+}
+
+#[test]
+fn what_a_server_says_on_a_revoked_connection_that_conntrack_forgot_is_no_new_connection() {
+    let (mut node, web, client, server) = pair(&[80], &[]);
+    node.write("policy.yaml", &web_from_client());
+    node.start(&["--loose-seconds", "0"]);
+    let mut connection = client.client().open(web.v6(), 80, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    node.apply("policy.yaml", &web_closed());
+    assert!(node.command("conntrack", &["-F"]).0);
+    server.say(connection.local().expect("bound"), b"news").expect("sent");
+    assert!(connection.receive(DENY_WAIT).is_err(), "{}", node.log());
+    assert!(connection.ping(DENY_WAIT).is_err(), "{}", node.log());
+}
+
+#[test]
+fn a_permitted_connection_that_conntrack_forgot_goes_on_and_is_cut_when_a_policy_forbids_it() {
+    let (mut node, web, client, server) = pair(&[80], &[]);
+    node.write("policy.yaml", &web_from_client());
+    node.start(&["--loose-seconds", "0"]);
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    assert!(node.command("conntrack", &["-F"]).0);
+    server.say(connection.local().expect("bound"), b"news").expect("sent");
+    assert_eq!(connection.receive(LONG).expect("either way round is permitted"), b"news", "{}", node.log());
+    connection.ping(PATIENCE).expect("it goes on");
+    // Remembered: it does not come up any more.
+    let before = node.metric("podgate_packets_total{verdict=\"accept\"}");
+    connection.ping(PATIENCE).expect("it goes on");
+    assert_eq!(node.metric("podgate_packets_total{verdict=\"accept\"}"), before, "{}", node.log());
+    let revoked = node.metric("podgate_revoked_connections_total");
+    node.apply("policy.yaml", &web_closed());
+    assert!(connection.ping(DENY_WAIT).is_err(), "{}", node.log());
+    node.await_metric("podgate_revoked_connections_total", revoked + 1.0);
+}
+
+#[test]
+fn a_permitted_connection_between_isolated_pods_that_conntrack_forgot_goes_on_when_its_client_speaks() {
+    let (mut node, web, client, server) = pair(&[80], &[]);
+    node.write("policy.yaml", &(deny_all("shop") + &web_from_client() + &client_to_web()));
+    node.start(&["--loose-seconds", "0"]);
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    assert!(node.command("conntrack", &["-F"]).0);
+    connection.ping(PATIENCE).expect("the ports tell that it is the client's");
+    server.say(connection.local().expect("bound"), b"news").expect("sent");
+    assert_eq!(connection.receive(LONG).expect("it arrives"), b"news", "{}", node.log());
+}
+
+#[test]
+fn a_connection_met_in_the_start_up_period_outlives_a_restart_by_the_orientation_that_is_permitted() {
+    let (mut node, web, client, server) = pair(&[80], &[]);
+    node.write("policy.yaml", &(deny_all("shop") + &web_from_client() + &client_to_web()));
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("open without an agent");
+    node.start(&[]);
+    server.say(connection.local().expect("bound"), b"news").expect("sent");
+    assert_eq!(connection.receive(LONG).expect("it arrives"), b"news", "{}", node.log());
+    node.stop();
+    node.start(&["--loose-seconds", "0"]);
+    connection.ping(PATIENCE).expect("it goes on");
+    server.say(connection.local().expect("bound"), b"more").expect("sent");
+    assert_eq!(connection.receive(LONG).expect("it arrives"), b"more", "{}", node.log());
+    node.apply("policy.yaml", &deny_all("shop"));
+    assert!(connection.ping(DENY_WAIT).is_err(), "{}", node.log());
+}

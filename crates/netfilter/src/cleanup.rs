@@ -45,6 +45,6 @@ pub fn cleanup() -> Result<Cleanup, Error> {
     }
     let told = standing.and_then(|s| s.marks);
     let marks = told.unwrap_or(Marks { connection: 0, ..Marks::default() });
-    done.connections = conntrack::revoke(&marks, &mut |_| false)?.taken_back;
+    done.connections = conntrack::clear(&marks)?.taken_back;
     Ok(done)
 }

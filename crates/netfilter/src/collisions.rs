@@ -26,7 +26,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Error;
-use crate::marks::Marks;
+use crate::marks::{Marks, Orientation};
 use crate::netlink::{Channel, attribute, attributes, be32, text};
 use crate::program::TABLE;
 use crate::program::sets::{NFTA_DATA_VALUE, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS};
@@ -216,12 +216,15 @@ fn root(payload: &[u8]) -> Option<(String, String)> {
 
 /// What uses of ours there are in a rule's uses.
 fn in_uses(uses: &Uses, table: &str, chain: &str, marks: &Marks) -> Vec<Collision> {
-    let label = marks.label_bits().iter().zip(&uses.labels).any(|(ours, theirs)| ours & theirs != 0)
-        || uses.label == Some(marks.label.into());
+    let of_ours = |label: &u8| {
+        let bits = Marks { label: *label, ..*marks }.label_bits(Orientation::AsMet);
+        uses.label == Some((*label).into()) || bits.iter().zip(&uses.labels).any(|(ours, theirs)| ours & theirs != 0)
+    };
+    let label = marks.labels().into_iter().find(of_ours);
     let bits = [
         Some(uses.packet & marks.packet).filter(|bits| *bits != 0).map(Bits::PacketMark),
         Some(uses.connection & marks.connection).filter(|bits| *bits != 0).map(Bits::ConnectionMark),
-        label.then_some(Bits::Label(marks.label)),
+        label.map(Bits::Label),
     ];
     let collision = |bits| Collision { table: table.to_owned(), chain: chain.to_owned(), bits };
     bits.into_iter().flatten().map(collision).collect()

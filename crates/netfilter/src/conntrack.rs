@@ -9,7 +9,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::Error;
-use crate::marks::Marks;
+use crate::marks::{Marks, Orientation};
 use crate::netlink::{Channel, address, append, attribute, be32};
 
 // include/uapi/linux/netfilter/nfnetlink_conntrack.h
@@ -41,6 +41,10 @@ pub struct Tracked {
     pub protocol: u8,
     /// The port that it reached, after destination NAT; none for protocols without ports.
     pub port: Option<u16>,
+    /// The port that it began at; likewise.
+    pub source_port: Option<u16>,
+    /// Which way round it was accepted.
+    pub orientation: Orientation,
 }
 
 /// What became of a look through the connections.
@@ -58,7 +62,9 @@ pub struct Revoked {
 /// The kernel can filter a dump by mark but not by label, so all are read; 100,000 take about 100 ms.
 pub fn revoke(marks: &Marks, keep: &mut dyn FnMut(&Tracked) -> bool) -> Result<Revoked, Error> {
     let mut revoked = Revoked::default();
-    let taken = look(marks, None, &mut |tracked| {
+    // That it was met mid-stream stays known of it.
+    let (label, mark) = (marks.label_bits(Orientation::Both), marks.connection);
+    let taken = look(marks, &label, mark, &mut |tracked| {
         revoked.looked_at += 1;
         keep(tracked)
     })?;
@@ -66,39 +72,44 @@ pub fn revoke(marks: &Marks, keep: &mut dyn FnMut(&Tracked) -> bool) -> Result<R
     Ok(revoked)
 }
 
-/// Takes the bits of `old` settings off all connections, but none that `new` settings use too.
-pub(crate) fn forget(old: &Marks, new: &Marks) -> Result<Revoked, Error> {
+/// Takes all that is ours off all connections.
+pub(crate) fn clear(marks: &Marks) -> Result<Revoked, Error> {
     let mut revoked = Revoked::default();
-    revoked.taken_back = look(old, Some(new), &mut |_| {
+    revoked.taken_back = look(marks, &marks.all_label_bits(), marks.connection, &mut |_| {
         revoked.looked_at += 1;
         false
     })?;
     Ok(revoked)
 }
 
-fn look(marks: &Marks, spare: Option<&Marks>, keep: &mut dyn FnMut(&Tracked) -> bool) -> Result<usize, Error> {
-    let mut label = marks.label_bits();
-    let mut mark = marks.connection;
-    if spare.is_some_and(|s| s.label == marks.label) {
-        label = [0; 16];
-    }
-    if spare.is_some_and(|s| s.connection == marks.connection) {
-        mark = 0;
-    }
+/// Takes the bits of `old` settings off all connections, but none that `new` settings use too.
+pub(crate) fn forget(old: &Marks, new: &Marks) -> Result<Revoked, Error> {
+    let label = if old.label == new.label { [0; 16] } else { old.all_label_bits() };
+    let mark = if old.connection == new.connection { 0 } else { old.connection };
+    let mut revoked = Revoked::default();
+    revoked.taken_back = look(old, &label, mark, &mut |_| {
+        revoked.looked_at += 1;
+        false
+    })?;
+    Ok(revoked)
+}
+
+/// Takes these labels and this mark off all connections that have any of them and that `keep` says false of.
+fn look(marks: &Marks, label: &[u8; 16], mark: u32, keep: &mut dyn FnMut(&Tracked) -> bool) -> Result<usize, Error> {
     let mut channel = Channel::open(NETLINK_NETFILTER)?;
     channel.receive_room(8 << 20);
     let mut found: Vec<Remembered> = Vec::new();
     let dump = message(libc::AF_UNSPEC as u8, ConntrackMessage::Get(vec![]));
     channel.request("list connections", dump, NLM_F_DUMP, &mut |item| match item {
         None => found.clear(),
-        Some(item) => found.extend(Remembered::parse(item.payload, &label, mark)),
+        Some(item) => found.extend(Remembered::parse(item.payload, label, mark, marks)),
     })?;
     // `keep` is asked only when the list is whole: an inconsistent dump is read again.
     found.retain(|remembered| !keep(&remembered.tracked));
     // One that is refused must not keep the others' memory alive.
     let (mut taken, mut refused) = (0, None);
     for chunk in found.chunks(CHUNK) {
-        match take_back(&mut channel, chunk, &label, mark) {
+        match take_back(&mut channel, chunk, label, mark) {
             Ok(connections) => taken += connections,
             Err(error) => drop(refused.get_or_insert(error)),
         }
@@ -118,21 +129,31 @@ pub(crate) struct Remembered {
 
 impl Remembered {
     /// Reads one entry of a dump; `None` if it has no bit of ours.
-    pub(crate) fn parse(payload: &[u8], label: &[u8; 16], mark: u32) -> Option<Self> {
+    pub(crate) fn parse(payload: &[u8], label: &[u8; 16], mark: u32, marks: &Marks) -> Option<Self> {
         let (family, item) = (*payload.first()?, payload.get(4..)?);
-        let has_label = attribute(item, CTA_LABELS).is_some_and(|l| l.iter().zip(label).any(|(a, b)| a & b != 0));
+        let labels = attribute(item, CTA_LABELS).unwrap_or_default();
+        let has = |bits: &[u8; 16]| labels.iter().zip(bits).any(|(a, b)| a & b != 0);
+        let has_label = has(label);
         let has_mark = attribute(item, CTA_MARK).and_then(be32).is_some_and(|m| m & mark != 0);
         if !has_label && !has_mark {
             return None;
         }
         let (original, reply) = (attribute(item, CTA_TUPLE_ORIG)?, attribute(item, CTA_TUPLE_REPLY)?);
         let reply_protocol = attribute(reply, CTA_TUPLE_PROTO)?;
-        let port = attribute(reply_protocol, CTA_PROTO_SRC_PORT);
+        let port = |protocol| Some(u16::from_be_bytes(attribute(protocol, CTA_PROTO_SRC_PORT)?.try_into().ok()?));
+        let turned = has(&marks.label_bits(Orientation::Turned));
+        let as_met = has(&marks.label_bits(Orientation::AsMet)) || has_mark;
         let tracked = Tracked {
             source: source(original)?,
             destination: source(reply)?,
             protocol: *attribute(reply_protocol, CTA_PROTO_NUM)?.first()?,
-            port: port.and_then(|p| p.try_into().ok()).map(u16::from_be_bytes),
+            port: port(reply_protocol),
+            source_port: attribute(original, CTA_TUPLE_PROTO).and_then(port),
+            orientation: match (as_met, turned) {
+                (true, true) => Orientation::Both,
+                (false, true) => Orientation::Turned,
+                _ => Orientation::AsMet,
+            },
         };
         // A zone of one direction only is told inside the tuple, which goes back as it came.
         let zone = attribute(item, CTA_ZONE).map(<[u8]>::to_vec);

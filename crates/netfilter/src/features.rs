@@ -140,7 +140,7 @@ fn rehearse(channel: &mut Channel) -> Result<(Vec<Option<Answer>>, Vec<Part>), E
 }
 
 fn statements() -> Vec<(&'static str, Option<&'static str>, Statement)> {
-    let bits = Marks::default().label_bits();
+    let bits = Marks::default().label_bits(crate::marks::Orientation::AsMet);
     let discovery = e::neighbour_discovery(133..=137);
     vec![
         (NATIVE, None, e::queue(&(0..=1), false)),

@@ -45,8 +45,8 @@ pub fn datagram(bytes: &[u8]) {
 
 /// An entry of a conntrack dump: one with a bit of ours can be named to the kernel again, by the tuple it came with.
 fn connection(payload: &[u8], marks: &Marks) {
-    let (label, mark) = (marks.label_bits(), marks.connection);
-    let Some(remembered) = Remembered::parse(payload, &label, mark) else { return };
+    let (label, mark) = (marks.all_label_bits(), marks.connection);
+    let Some(remembered) = Remembered::parse(payload, &label, mark, &marks) else { return };
     let mut bytes = Vec::new();
     append(&mut bytes, remembered.clear(&label, mark), 0, 1);
     let clear = messages(&bytes).next().map(|message| message.payload.to_vec()).unwrap_or_default();

@@ -42,7 +42,7 @@ pub use error::{Error, Missing};
 pub use features::{Features, probe};
 pub use guard::{Changed, Guard};
 pub use life::{Life, Vigil};
-pub use marks::{Marks, MarksError, Way};
+pub use marks::{Marks, MarksError, Orientation, Way};
 pub use program::cache::{CacheEntry, CacheHits, Cached, Forget, cache_hits};
 pub use program::ownership::{Claim, Expect, Owner, owner, uptime};
 pub use program::peers::peer_blocks;

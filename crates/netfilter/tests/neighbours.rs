@@ -70,9 +70,17 @@ fn what_is_revoked_comes_up_again_and_bits_of_others_stay() {
         })
     });
     assert_eq!(kept.unwrap(), Revoked { looked_at: 3, taken_back: 0 });
-    asked.sort_by_key(|t| (t.port, t.source));
-    let tracked = |source, destination, port| Tracked { source, destination, protocol: 17, port: Some(port) };
-    assert_eq!(asked, [tracked(v4(2), v4(3), 53), tracked(v4(2), v4(3), 53), tracked(v6(2), v6(3), 54)]);
+    asked.sort_by_key(|t| t.source_port);
+    let tracked = |source, destination, source_port: u16, port: u16| Tracked {
+        source,
+        destination,
+        protocol: 17,
+        port: Some(port),
+        source_port: Some(source_port),
+        orientation: podgate_netfilter::Orientation::AsMet,
+    };
+    let expected = [tracked(v4(2), v4(3), 4000, 53), tracked(v4(2), v4(3), 4001, 53), tracked(v6(2), v6(3), 4002, 54)];
+    assert_eq!(asked, expected);
 
     let some = node.at.run(|| revoke(&Marks::default(), &mut |tracked| tracked.destination == v6(3)).unwrap());
     assert_eq!(some, Revoked { looked_at: 3, taken_back: 2 });
@@ -119,7 +127,11 @@ fn cleanup_after_settings_of_ones_own_knows_the_bits() {
         let mut queue = MmsgQueue::bind(&settings).unwrap();
         ready.send(()).unwrap();
         assert_eq!(queue.receive(Some(SOON)).unwrap(), Received::Packets(1));
-        queue.answer(&mut |packet| Fate::Accept { mark: marks.remember(packet.mark) }).unwrap();
+        queue
+            .answer(&mut |packet| Fate::Accept {
+                mark: marks.remember(packet.mark, podgate_netfilter::Orientation::AsMet),
+            })
+            .unwrap();
     });
     is_ready.recv().unwrap();
     let (client, server) = (a.udp(SocketAddr::new(v4(2), 4000)), b.udp(SocketAddr::new(v4(3), 53)));

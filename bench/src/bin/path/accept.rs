@@ -10,7 +10,8 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, gettid};
 use podgate_netfilter::queue::Waker;
 use podgate_netfilter::{
-    Fate, Marks, MmsgQueue, NfqQueue, Packet, Program, ProgramSettings, Queue, QueueSettings, Received, Update, Way,
+    Fate, Marks, MmsgQueue, NfqQueue, Orientation, Packet, Program, ProgramSettings, Queue, QueueSettings, Received,
+    Update, Way,
 };
 use podgate_sandbox::Host;
 
@@ -104,7 +105,8 @@ fn pin(core: usize) -> nix::Result<()> {
 fn accept(mut queue: Box<dyn Queue>, marks: Marks, judged: &AtomicU64, stop: &AtomicBool) {
     let mut fate = |packet: &Packet<'_>| {
         let remember = marks.way(packet.mark) == Some(Way::Original) && packet.hook != LOCAL_IN;
-        Fate::Accept { mark: if remember { marks.remember(packet.mark) } else { marks.pass(packet.mark) } }
+        let remembered = || marks.remember(packet.mark, Orientation::AsMet);
+        Fate::Accept { mark: if remember { remembered() } else { marks.pass(packet.mark) } }
     };
     while !stop.load(Ordering::Acquire) {
         let received = queue.receive(None);

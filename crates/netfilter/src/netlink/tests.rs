@@ -1,8 +1,8 @@
 //! Answers that are cut anywhere, or lie: what is read of them is what they have, and reading ends.
 
 use super::*;
-use crate::Marks;
 use crate::conntrack::Remembered;
+use crate::{Marks, Orientation};
 
 /// A message: header, then `body`.
 fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
@@ -115,7 +115,9 @@ fn connection() -> Vec<u8> {
 #[test]
 fn a_connection_cut_anywhere_is_left_out_and_never_another_one() {
     let (marks, bytes) = (Marks::default(), connection());
-    let read = |bytes: &[u8]| Remembered::parse(bytes, &marks.label_bits(), marks.connection).map(|r| r.tracked);
+    let read = |bytes: &[u8]| {
+        Remembered::parse(bytes, &marks.label_bits(Orientation::Both), marks.connection, &marks).map(|r| r.tracked)
+    };
     let whole = read(&bytes).unwrap();
     assert_eq!((whole.source.to_string(), whole.protocol, whole.port), ("10.1.0.7".to_owned(), 6, Some(80)));
     for length in 0..bytes.len() {
@@ -130,6 +132,9 @@ fn a_connection_of_an_address_of_no_length_is_left_out() {
     for length in [0, 1, 3, 5, 15, 17] {
         let parts = [attribute_of(22, &[0xff; 16]), attribute_of(1, &tuple(length)), attribute_of(2, &tuple(4))];
         let bytes = [&[2, 0, 0, 0][..], &parts.concat()].concat();
-        assert!(Remembered::parse(&bytes, &marks.label_bits(), marks.connection).is_none(), "{length}");
+        assert!(
+            Remembered::parse(&bytes, &marks.label_bits(Orientation::Both), marks.connection, &marks).is_none(),
+            "{length}"
+        );
     }
 }

@@ -228,7 +228,7 @@ impl Program {
         let mut transaction = ownership::fence(&self.owner);
         layout::delete_table(&mut transaction);
         transaction.commit(&mut self.channel, None)?;
-        let connections = conntrack::revoke(&self.plan.marks, &mut |_| false)?.taken_back;
+        let connections = conntrack::clear(&self.plan.marks)?.taken_back;
         Ok(Cleanup { table: true, connections, alive: false })
     }
 

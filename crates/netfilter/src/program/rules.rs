@@ -5,6 +5,7 @@
 //! postrouting 98    judge ─▶ decide ─┬─▶ cached ─▶ divert ─▶ to_queue  (98: after DNAT, just before source NAT)
 //!                        │           ├─▶ reply_way ─▶ divert
 //!                        │           └─▶ invalid ─▶ drop_invalid
+//!                        ├─▶ midstream ─▶ divert      (which end began it is not known)
 //!                        ├─ accepted                  (remembered: passes)
 //!                        └─ repeat4/6 ─▶ recall       (decided before: dropped or accepted at once)
 //! postrouting 99    remember ─▶ keep          a packet accepted from the queue goes on here
@@ -29,7 +30,7 @@ use super::expression::{
 use super::peers;
 use super::share::{Share, shares};
 use super::spread::{single, spread};
-use crate::marks::{Marks, Way};
+use crate::marks::{Marks, Orientation, Way};
 
 /// Everything that the rules depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub(crate) struct Plan {
 }
 
 /// Regular chains, in the order in which they are made.
-pub(crate) const REGULAR: [&str; 19] = [
+pub(crate) const REGULAR: [&str; 22] = [
     "mark_node",
     "accepted",
     "repeat4",
@@ -64,12 +65,15 @@ pub(crate) const REGULAR: [&str; 19] = [
     "reply_way",
     "invalid",
     "drop_invalid",
+    "midstream",
     "cached",
     "recall",
     "divert",
     "to_queue",
     "remember",
     "keep",
+    "keep_turned",
+    "keep_both",
     "clear",
 ];
 
@@ -101,8 +105,11 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
     ];
     rules.extend(repeated("judge", plan.cache));
     rules.extend([
+        // Conntrack calls whoever speaks first its beginner. Noted of open pods' connections too: some day a policy may come.
+        rule("judge", [state(NEW, true), tcp_without_syn(), set_label(marks.midstream_bits())]),
         // Nobody else's bits may look like our accept.
         rule("judge", [clear_field()]),
+        rule("judge", [label(marks.midstream_bits(), true), goto("midstream")]),
         rule("judge", [goto("decide")]),
         rule("decide", [state(INVALID, true), goto("invalid")]),
         rule("decide", [direction(Direction::Reply), goto("reply_way")]),
@@ -112,20 +119,14 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
         rules.push(from_known("decide", family, End::Source, "egress", "cached"));
         rules.push(from_known("decide", family, End::Destination, "ingress", "cached"));
     }
-    rules.extend(cached(plan.cache));
+    rules.extend(cached(marks, plan.cache));
     // The client of a reply is its destination.
     for family in Family::BOTH {
         rules.push(from_known("reply_way", family, End::Destination, "egress", "divert"));
         rules.push(from_known("reply_way", family, End::Source, "ingress", "divert"));
     }
-    // Which end began is unknown here: one end isolated in any direction is enough.
-    for family in Family::BOTH {
-        for end in [End::Source, End::Destination] {
-            for way in ["egress", "ingress"] {
-                rules.push(from_known("invalid", family, end, way, "drop_invalid"));
-            }
-        }
-    }
+    rules.extend(isolated_at_all("invalid", "drop_invalid"));
+    rules.extend(isolated_at_all("midstream", "divert"));
     rules.push(rule("drop_invalid", [counter(), drop()]));
     rules.extend(divert(marks));
     rules.extend(to_queue(plan));
@@ -164,7 +165,7 @@ pub(crate) fn accepted(marks: &Marks, recheck: bool) -> Vec<Rule> {
             rules.push(rule("accepted", [address_in(family, end, &format!("recheck{}", family.digit())), back()]));
         }
     }
-    rules.push(rule("accepted", [label(marks.label_bits(), true), accept()]));
+    rules.push(rule("accepted", [label(marks.label_bits(Orientation::Both), true), accept()]));
     rules.push(rule("accepted", [connection_mark(marks.connection), accept()]));
     rules
 }
@@ -212,9 +213,20 @@ fn is_no_peer(of: Family) -> Statement {
     address_masked_not_in(of, End::Source, &peers::mask(of), &peers::set(of))
 }
 
+/// Where it is unknown which end began, one end isolated in any direction is enough.
+fn isolated_at_all(chain: &'static str, target: &str) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        for end in [End::Source, End::Destination] {
+            rules.extend(["egress", "ingress"].map(|way| from_known(chain, family, end, way, target)));
+        }
+    }
+    rules
+}
+
 /// Verdicts that are repeated without asking. Replies and what conntrack does not track never come here, and an error that
 /// travels with a connection is not what it says it is about.
-fn cached(looked_up: bool) -> Vec<Rule> {
+fn cached(marks: &Marks, looked_up: bool) -> Vec<Rule> {
     let mut rules = Vec::new();
     for of in Family::BOTH.into_iter().filter(|_| looked_up) {
         let known = |verdict: Cached| lookup_cache(of, verdict != Cached::Closed, &verdict.set(of));
@@ -225,7 +237,9 @@ fn cached(looked_up: bool) -> Vec<Rule> {
         rules.push(rule("cached", [family(of), state(ESTABLISHED, true), jump(repeat(of))]));
     }
     rules.push(rule("cached", [goto("divert")]));
-    // As good as a verdict: see `remember`.
+    // It was a verdict about connections that begin, and as good as one: see `remember`.
+    rules.push(rule("recall", [state(NEW, true), tcp_without_syn(), back()]));
+    rules.push(rule("recall", [label(marks.midstream_bits(), true), back()]));
     rules.push(rule("recall", [jump("keep")]));
     rules.push(rule("recall", [accept()]));
     rules
@@ -233,7 +247,7 @@ fn cached(looked_up: bool) -> Vec<Rule> {
 
 /// Says in the mark how the packet relates to its connection and sends it up.
 fn divert(marks: &Marks) -> Vec<Rule> {
-    let say = |way| set_mark(marks.field(), marks.at(way));
+    let say = |way| set_mark(marks.packet, marks.at(way));
     let up = || goto("to_queue");
     // Beyond the link, discovery packets would be a covert channel; they can't have hop limit 255 there (RFC 4861).
     let mut rules = vec![rule("divert", [neighbour_discovery(133..=137), accept()])];
@@ -246,10 +260,11 @@ fn divert(marks: &Marks) -> Vec<Rule> {
             rules.push(rule("divert", [state(RELATED, true), protocol(icmp), direction(way), say(says), up()]));
         }
     }
-    rules.push(rule("divert", [direction(Direction::Reply), say(Way::Reply), up()]));
-    // A revoked connection's packets are no such: conntrack knows who began it, and judging the other way round
-    // would let it through wherever only one end is isolated.
+    // Most revoked connections' packets are no such: conntrack knows who began them, and judging the other way round
+    // would let them through wherever only one end is isolated.
     rules.push(rule("divert", [state(NEW, true), tcp_without_syn(), say(Way::Midstream), up()]));
+    rules.push(rule("divert", [label(marks.midstream_bits(), true), say(Way::MetMidstream), up()]));
+    rules.push(rule("divert", [direction(Direction::Reply), say(Way::Reply), up()]));
     rules.push(rule("divert", [say(Way::Original), up()]));
     rules
 }
@@ -258,18 +273,23 @@ fn divert(marks: &Marks) -> Vec<Rule> {
 /// than the first label rule), and takes our bits off the packet.
 fn remember(marks: &Marks) -> Vec<Rule> {
     // A node-made ICMP error carries the entry of the connection that it reports: RELATED never remembers anything.
-    let accepted = mark_is(marks.field(), marks.accepted());
-    let mut keep = rule(
-        "remember",
-        [accepted, direction(Direction::Original), state(INVALID | RELATED | UNTRACKED, false), jump("keep")],
-    );
-    keep.comment = Some(comment(marks));
+    let remembered = |as_what, chain| {
+        let accepted = mark_is(marks.packet, marks.accepted(as_what));
+        let from_the_beginner = [direction(Direction::Original), state(INVALID | RELATED | UNTRACKED, false)].concat();
+        rule("remember", [accepted, from_the_beginner, jump(chain)])
+    };
+    let keep = Rule { comment: Some(comment(marks)), ..remembered(Orientation::AsMet, "keep") };
     vec![
         rule("remember", [mark_is(marks.packet, 0), back()]),
         keep,
+        remembered(Orientation::Turned, "keep_turned"),
+        remembered(Orientation::Both, "keep_both"),
         rule("remember", [goto("clear")]),
-        rule("keep", [set_label(marks.label_bits())]),
-        rule("keep", [label(marks.label_bits(), false), set_connection_mark(marks.connection)]),
+        rule("keep", [set_label(marks.label_bits(Orientation::AsMet))]),
+        rule("keep", [label(marks.label_bits(Orientation::AsMet), false), set_connection_mark(marks.connection)]),
+        // What conntrack met mid-stream it met after the first label rule, so that there is room.
+        rule("keep_turned", [set_label(marks.label_bits(Orientation::Turned))]),
+        rule("keep_both", [set_label(marks.label_bits(Orientation::Both))]),
         rule("clear", [mark_any(marks.packet), set_mark(marks.packet, 0)]),
     ]
 }

@@ -235,7 +235,9 @@ fn read(mut queue: MmsgQueue, seen: &Sender<Seen>, say: &Judge) {
                     // Nobody may be interested any more.
                     let _ = seen.send(packet);
                     match fate {
-                        Say::Remember => Fate::Accept { mark: marks.remember(mark) },
+                        Say::Remember => {
+                            Fate::Accept { mark: marks.remember(mark, podgate_netfilter::Orientation::AsMet) }
+                        }
                         Say::Pass => Fate::Accept { mark: marks.pass(mark) },
                         Say::Drop => Fate::Drop,
                     }

@@ -79,7 +79,7 @@ fn pods_reach_the_node_unjudged_unless_input_is_judged() {
 fn marks_of_others_come_through_and_a_forged_accept_does_not() {
     let node = Node::new();
     let (a, b) = (node.pod(2), node.pod(3));
-    let forged = 0x8400_4000_u32 | Marks::default().remember(0);
+    let forged = 0x8400_4000_u32 | Marks::default().remember(0, podgate_netfilter::Orientation::AsMet);
     let _program = program(&node, settings(), &[]);
     node.at.sh(&format!(
         "nft 'table inet other {{

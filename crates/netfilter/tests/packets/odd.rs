@@ -152,7 +152,7 @@ fn a_forged_accept_is_not_remembered_before_routing_either() {
     const SYN: u8 = 0x02;
     let node = Node::new();
     let (a, _b) = (node.pod(2), node.pod(3));
-    let forged = Marks::default().remember(0);
+    let forged = Marks::default().remember(0, podgate_netfilter::Orientation::AsMet);
     node.at.sh(&format!(
         "nft 'table inet other {{ chain stamp {{ type filter hook prerouting priority mangle; meta mark set {forged:#x}; }}; }}'"
     ));

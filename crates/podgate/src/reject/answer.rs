@@ -114,7 +114,7 @@ fn resets(way: Way, heard: &Heard<'_>, sent_to: Option<SocketAddr>) -> Result<(A
         let (sequence, acknowledgement) = (tcp.get_sequence(), Some(tcp.get_acknowledgement()));
         Answer::Reset(Reset { from: sender, to: receiver, sequence, acknowledgement })
     };
-    let established = matches!(way, Way::Original | Way::Reply);
+    let established = matches!(way, Way::Original | Way::Reply | Way::MetMidstream);
     Ok((back(receiver, tcp.get_acknowledgement(), None), established.then(forth)))
 }
 

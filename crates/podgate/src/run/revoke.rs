@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Flow, NodeOrigin, Port, Snapshot, Verdict, protocol};
+use podgate_engine::{Addr, Flow, NodeOrigin, Port, Snapshot, Verdict, protocol};
 use podgate_netfilter::conntrack::{self, Revoked, Tracked};
-use podgate_netfilter::{Error, Marks};
+use podgate_netfilter::{Error, Marks, Orientation};
 use tokio::sync::mpsc::Sender;
 
 use super::inputs::Input;
@@ -82,19 +82,22 @@ fn next(jobs: &Receiver<Job>, rested: Instant) -> Option<Job> {
     }
 }
 
+/// Whether the connection is still permitted the way round, or both, that it was accepted.
 fn is_accepted(snapshot: &Snapshot, tracked: &Tracked) -> bool {
-    let port = match tracked.port {
+    let port = |port: Option<u16>| match port {
         Some(port) => Port::Number(port),
         None if protocol::has_ports(tracked.protocol) => Port::Unknown,
         None => Port::None,
     };
-    let flow = Flow {
-        source: tracked.source.into(),
-        destination: tracked.destination.into(),
-        protocol: tracked.protocol,
-        port,
-    };
-    snapshot.judge(&flow, NodeOrigin::Forged).verdict() == Verdict::Accept
+    let [source, destination] = [tracked.source, tracked.destination].map(Addr::from);
+    let flow = Flow { source, destination, protocol: tracked.protocol, port: port(tracked.port) };
+    let turned = || Flow { source: destination, destination: source, port: port(tracked.source_port), ..flow };
+    let permitted = |flow: &Flow, origin| snapshot.judge(flow, origin).verdict() == Verdict::Accept;
+    match tracked.orientation {
+        Orientation::AsMet => permitted(&flow, NodeOrigin::Forged),
+        Orientation::Turned => permitted(&turned(), NodeOrigin::Address),
+        Orientation::Both => permitted(&flow, NodeOrigin::Forged) && permitted(&turned(), NodeOrigin::Address),
+    }
 }
 
 #[cfg(test)]
@@ -143,5 +146,31 @@ mod tests {
         ask(&revoker, 1, false);
         drop(revoker);
         assert!(next(&jobs, Instant::now() + Duration::from_secs(3600)).is_none());
+    }
+
+    #[test]
+    fn a_connection_is_judged_the_way_round_that_it_was_accepted() {
+        use podgate_api::Change;
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nstatus: {phase: Running, podIP: 10.1.0.2}\n---\n\
+            apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p, namespace: shop}\n\
+            spec: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}\n";
+        let mut index = podgate_policy::Index::new(podgate_policy::Locality::All);
+        let parsed = podgate_api::manifest::parse("text", text);
+        assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+        for located in parsed.objects {
+            index.apply(Change::Apply(located.object));
+        }
+        let snapshot = index.build().snapshot;
+        let [pod, other] = ["10.1.0.2", "203.0.113.9"].map(|ip| ip.parse::<std::net::IpAddr>().unwrap());
+        let accepted = |source, (source_port, port), orientation| {
+            let destination = if source == pod { other } else { pod };
+            let (port, source_port) = (Some(port), Some(source_port));
+            is_accepted(&snapshot, &Tracked { source, destination, protocol: 6, port, source_port, orientation })
+        };
+        use Orientation::{AsMet, Both, Turned};
+        // Of the pod, from the pod's port 80 or another one: it may begin what it likes.
+        assert_eq!([AsMet, Turned, Both].map(|way| accepted(pod, (80, 40000), way)), [true, true, true]);
+        assert_eq!([AsMet, Turned, Both].map(|way| accepted(pod, (81, 40000), way)), [true, false, false]);
+        assert_eq!([AsMet, Turned, Both].map(|way| accepted(other, (40000, 81), way)), [false, true, false]);
     }
 }

@@ -107,7 +107,8 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "PODGATE_CT_MARK", value_name = "BIT", value_parser = parse_u32, default_value = "0x1000")]
     pub(crate) ct_mark: u32,
 
-    /// One conntrack label bit (0 to 127) that nothing else uses.
+    /// One conntrack label bit (0 to 127) that nothing else uses; of the four in a row that it is one of two others are
+    /// used too (by default 120, 121 and 123).
     #[arg(long, env = "PODGATE_CT_LABEL", value_name = "N", value_parser = clap::value_parser!(u8).range(0..=127), default_value_t = 121)]
     pub(crate) ct_label: u8,
 

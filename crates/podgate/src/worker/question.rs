@@ -4,8 +4,8 @@
 
 use podgate_engine::packet::{self, Header, ParseError};
 use podgate_engine::{Addr, Cause, Decision, Flow, Generation, Judgement, NodeOrigin, Port, Snapshot, Verdict};
-use podgate_netfilter::Way;
 use podgate_netfilter::queue::Packet;
+use podgate_netfilter::{Orientation, Way};
 
 /// `NF_INET_PRE_ROUTING` (linux/netfilter.h): where the packet leaves is not known yet.
 const PRE_ROUTING: u8 = 0;
@@ -43,15 +43,22 @@ impl Judge for Snapshot {
 pub(crate) struct Question {
     flow: Flow,
     origin: NodeOrigin,
-    /// The flow of the opposite orientation, where that may stand in if the first is denied.
-    turned: Option<Flow>,
-    /// An accept of `flow` is remembered.
+    /// The flow of the opposite orientation, where that is asked about as well, and what for.
+    turned: Option<(Flow, Second)>,
+    /// An accept is remembered.
     remember: bool,
-    /// An accept of `turned` is remembered.
-    remember_turned: bool,
-    /// `turned` stands in only because of the start-up period.
-    loose: bool,
     links: Links,
+}
+
+/// What the opposite orientation is asked about for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Second {
+    /// It may stand in if the first is denied.
+    StandsIn,
+    /// Likewise, because of the start-up period; what is permitted of both is remembered.
+    Loose,
+    /// It must be permitted too.
+    Required,
 }
 
 /// Whether a packet leaves by the link that it came by, as what a pod sends to itself by way of a Service does.
@@ -79,8 +86,9 @@ impl Links {
 /// How a question was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Accepted; `midstream`: only because the start-up period lets the opposite orientation stand in.
-    Accept { judgement: Judgement, remember: bool, midstream: bool },
+    /// Accepted, and remembered if at all as what; `midstream`: only because the start-up period lets the opposite
+    /// orientation stand in.
+    Accept { judgement: Judgement, remember: Option<Orientation>, midstream: bool },
     /// Denied by a rule.
     Deny { flow: Flow, judgement: Judgement },
     /// Denied, and an address is unknown: once it is known, it may be otherwise. `alone`: nothing else denies it now.
@@ -127,33 +135,35 @@ impl Question {
     #[inline]
     pub(crate) fn new(way: Way, packet: &Packet<'_>, loose: bool) -> Result<Self, ParseError> {
         let header = match way {
-            Way::Original | Way::Midstream | Way::Reply | Way::Untracked => packet::parse(packet.payload)?,
+            Way::Original | Way::Midstream | Way::MetMidstream | Way::Reply | Way::Untracked => {
+                packet::parse(packet.payload)?
+            }
             Way::RelatedOriginal | Way::RelatedReply => packet::embedded(packet.payload)?,
         };
-        let as_sent = |origin| Question {
-            flow: header.flow,
-            origin,
-            turned: None,
-            remember: false,
-            remember_turned: false,
-            loose: false,
-            links: Links::of(packet),
-        };
+        let as_sent =
+            |origin| Question { flow: header.flow, origin, turned: None, remember: false, links: Links::of(packet) };
         let turned = Question { flow: header.turned(), ..as_sent(NodeOrigin::Address) };
         Ok(match way {
-            Way::Original | Way::Midstream => {
+            Way::Original | Way::Midstream | Way::MetMidstream => {
+                // Who began it is not known, unless the ports tell. A server's word on a connection that its client may not
+                // have any more must not make it one of the server's own, where it may begin some.
+                let second = match way {
+                    Way::Original => None,
+                    _ if looks_like_the_clients(&header) => None,
+                    Way::Midstream if loose => Some(Second::Loose),
+                    _ => Some(Second::Required),
+                };
                 // What is for the node itself is never remembered: that hook sees packets before others do.
                 let remember = packet.hook != LOCAL_IN;
-                let question = Question { remember, ..as_sent(NodeOrigin::Forged) };
-                match way == Way::Midstream && loose && !looks_like_the_clients(&header) {
-                    true => Question { turned: Some(header.turned()), remember_turned: remember, loose, ..question },
-                    false => question,
-                }
+                let turned = second.map(|second| (header.turned(), second));
+                Question { remember, turned, ..as_sent(NodeOrigin::Forged) }
             }
             Way::Reply => turned,
             // Request or reply, nobody knows; ports tell as much as can be told.
             Way::Untracked if looks_like_the_clients(&header) => as_sent(NodeOrigin::Forged),
-            Way::Untracked => Question { turned: Some(header.turned()), ..as_sent(NodeOrigin::Forged) },
+            Way::Untracked => {
+                Question { turned: Some((header.turned(), Second::StandsIn)), ..as_sent(NodeOrigin::Forged) }
+            }
             // The error travels with the connection, so the packet inside was a reply.
             Way::RelatedOriginal => turned,
             Way::RelatedReply => as_sent(NodeOrigin::Address),
@@ -175,37 +185,59 @@ impl Question {
     #[inline]
     pub(crate) fn ask<J: Judge + ?Sized>(&self, judge: &J) -> Answer {
         let judgement = judge.judge(&self.flow, self.origin);
-        if judgement.verdict() == Verdict::Accept {
-            return self.accept(judgement, self.remember, false);
+        let permitted = judgement.verdict() == Verdict::Accept;
+        match self.turned {
+            None if permitted => self.accept(judgement, Orientation::AsMet, false),
+            None => deny(self.flow, judgement, Whom::of(judge, &self.flow, &judgement), is_only_unknown(&judgement)),
+            Some((flow, second)) => self.ask_turned(judge, judgement, flow, second),
         }
-        let (mut whom, mut alone) = (Whom::of(judge, &self.flow, &judgement), is_only_unknown(&judgement));
-        if let Some(flow) = self.turned {
-            let judgement = judge.judge(&flow, NodeOrigin::Address);
-            if judgement.verdict() == Verdict::Accept {
-                return self.accept(judgement, self.remember_turned, self.loose);
+    }
+
+    /// Asks about the opposite orientation too.
+    fn ask_turned<J: Judge + ?Sized>(&self, judge: &J, first: Judgement, flow: Flow, second: Second) -> Answer {
+        let turned = judge.judge(&flow, NodeOrigin::Address);
+        let permitted = [first, turned].map(|judgement| judgement.verdict() == Verdict::Accept);
+        let whom = Whom::of(judge, &self.flow, &first);
+        let whom_turned = Whom::of(judge, &flow, &turned).map(Whom::turned);
+        match (permitted, second) {
+            ([true, true], Second::Loose | Second::Required) => self.accept(first, Orientation::Both, false),
+            ([true, _], Second::StandsIn | Second::Loose) => self.accept(first, Orientation::AsMet, false),
+            ([_, true], Second::StandsIn | Second::Loose) => {
+                self.accept(turned, Orientation::Turned, second == Second::Loose)
             }
-            whom = whom.or_else(|| Whom::of(judge, &flow, &judgement).map(Whom::turned));
-            alone |= is_only_unknown(&judgement);
-        }
-        let flow = self.flow;
-        match whom {
-            Some(whom) => Answer::Unknown { flow, judgement, alone, whom },
-            None => Answer::Deny { flow, judgement },
+            ([true, _], Second::Required) => deny(flow, turned, whom_turned, is_only_unknown(&turned)),
+            ([_, true], Second::Required) => deny(self.flow, first, whom, is_only_unknown(&first)),
+            ([false, false], Second::Required) => {
+                let alone = is_only_unknown(&first) && is_only_unknown(&turned);
+                deny(self.flow, first, whom.and(whom_turned), alone)
+            }
+            ([false, false], _) => {
+                let alone = is_only_unknown(&first) || is_only_unknown(&turned);
+                deny(self.flow, first, whom.or(whom_turned), alone)
+            }
         }
     }
 
     /// Rules accept it, and so does the link, where a pod talks to itself: anybody can write its address as the source.
     #[inline]
-    fn accept(&self, judgement: Judgement, remember: bool, midstream: bool) -> Answer {
+    fn accept(&self, judgement: Judgement, as_what: Orientation, midstream: bool) -> Answer {
+        let remember = Some(as_what).filter(|_| self.remember);
         let itself = [judgement.egress, judgement.ingress].iter().any(|decision| decision.cause == Cause::Itself);
         match self.links {
             Links::Two if itself => {
                 let nobody = Decision { cause: Cause::Unknown };
                 Answer::Deny { flow: self.flow, judgement: Judgement { egress: nobody, ingress: nobody } }
             }
-            Links::Undecided if itself => Answer::Accept { judgement, remember: false, midstream },
+            Links::Undecided if itself => Answer::Accept { judgement, remember: None, midstream },
             _ => Answer::Accept { judgement, remember, midstream },
         }
+    }
+}
+
+fn deny(flow: Flow, judgement: Judgement, whom: Option<Whom>, alone: bool) -> Answer {
+    match whom {
+        Some(whom) => Answer::Unknown { flow, judgement, alone, whom },
+        None => Answer::Deny { flow, judgement },
     }
 }
 
@@ -256,7 +288,7 @@ mod tests {
         let (length, payload) = (payload.len() as u32, &payload[..]);
         let packet = Packet { id: 1, mark: 0, hook, family: 2, input, output, payload, length, sent_to: None };
         match Question::new(way, &packet, false).unwrap().ask(&Itself) {
-            Answer::Accept { remember, .. } => Some(remember),
+            Answer::Accept { remember, .. } => Some(remember.is_some()),
             Answer::Deny { judgement, .. } => {
                 assert_eq!(judgement.verdict(), Verdict::Drop, "it counts as what it is");
                 None
@@ -275,7 +307,7 @@ mod tests {
         assert_eq!(itself(Way::Original, POST_ROUTING, (0, 7)), Some(true));
         // Before its route is known it is accepted for now, and comes up again.
         assert_eq!(itself(Way::Original, PRE_ROUTING, (8, 0)), Some(false));
-        for way in [Way::Untracked, Way::Midstream, Way::Reply] {
+        for way in [Way::Untracked, Way::Midstream, Way::MetMidstream, Way::Reply] {
             assert_eq!(itself(way, POST_ROUTING, (8, 7)), None, "{way:?}");
         }
         assert_eq!(asked(Way::Original, "10.1.0.6", POST_ROUTING, (8, 7)), Some(true));

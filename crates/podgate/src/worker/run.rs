@@ -156,7 +156,7 @@ impl Desk {
             Err(fate) => return fate,
         };
         match way {
-            Way::Original | Way::Midstream | Way::Reply => {}
+            Way::Original | Way::Midstream | Way::MetMidstream | Way::Reply => {}
             Way::Untracked => self.counters().count(Counter::Untracked),
             Way::RelatedOriginal | Way::RelatedReply => self.counters().count(Counter::Related),
         }
@@ -235,7 +235,8 @@ impl Desk {
                 }
                 self.count(&judgement);
                 let marks = &self.shared.marks;
-                Fate::Accept { mark: if remember { marks.remember(mark) } else { marks.pass(mark) } }
+                let mark = remember.map_or_else(|| marks.pass(mark), |as_what| marks.remember(mark, as_what));
+                Fate::Accept { mark }
             }
             Answer::Deny { flow, judgement } | Answer::Unknown { flow, judgement, .. } => {
                 self.tally.dropped += 1;

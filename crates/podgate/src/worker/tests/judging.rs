@@ -3,8 +3,8 @@
 use podgate_engine::counters::Settled;
 use podgate_engine::packet::ParseError;
 use podgate_engine::{Addr, Cause, Counter, Direction, Generation, Port};
-use podgate_netfilter::Way;
 use podgate_netfilter::queue::Fate;
+use podgate_netfilter::{Marks, Orientation, Way};
 use podgate_sandbox::Packet;
 use podgate_sandbox::packet::flags;
 
@@ -104,6 +104,12 @@ fn a_nodes_address_as_source_proves_nothing_but_as_the_one_answered_it_does() {
     assert_eq!(outcome.fates(), [Fate::Drop, Fate::Drop, PASSED]);
 }
 
+/// Accepted, and remembered so.
+fn as_what(orientation: Orientation) -> Fate {
+    let Fate::Accept { mark } = PASSED else { panic!("it passes") };
+    Fate::Accept { mark: Marks::default().remember(mark, orientation) }
+}
+
 #[test]
 fn in_the_start_up_period_connections_are_met_from_either_side() {
     let script = || {
@@ -111,6 +117,8 @@ fn in_the_start_up_period_connections_are_met_from_either_side() {
             queued(Way::Midstream, &segment(80, 40000)),
             // Either could have begun this one.
             queued(Way::Midstream, &segment(80, 999)),
+            // Permitted either way round.
+            queued(Way::Midstream, &segment(80, 80)),
             // These are no different from strict times: the permitted one; a client's, by its ports, that is
             // forbidden; one that conntrack knows, whose permission was taken back; UDP; a reply.
             queued(Way::Midstream, &segment(40000, 80)),
@@ -118,11 +126,16 @@ fn in_the_start_up_period_connections_are_met_from_either_side() {
             queued(Way::Original, &segment(80, 40000)),
             queued(Way::Original, &Packet::udp(at(CLIENT, 80), at(SERVER, 999), b"x")),
             queued(Way::Reply, &segment(40000, 80)),
+            // One that conntrack met so before is never met again.
+            queued(Way::MetMidstream, &segment(80, 40000)),
+            queued(Way::MetMidstream, &segment(80, 80)),
+            queued(Way::MetMidstream, &segment(40000, 80)),
         ])]
     };
     let loose = play(shared(HOLD, true), Versions::first(), script());
-    let others = [REMEMBERED, Fate::Drop, Fate::Drop, Fate::Drop, Fate::Drop];
-    assert_eq!(loose.fates(), [&[REMEMBERED, REMEMBERED], &others[..]].concat());
+    let [turned, both] = [Orientation::Turned, Orientation::Both].map(as_what);
+    let others = [both, REMEMBERED, Fate::Drop, Fate::Drop, Fate::Drop, Fate::Drop, Fate::Drop, both, REMEMBERED];
+    assert_eq!(loose.fates(), [&[turned, turned], &others[..]].concat());
     assert_eq!(loose.count(Counter::Midstream), 2);
     let strict = play(shared(HOLD, false), Versions::first(), script());
     assert_eq!(strict.fates(), [&[Fate::Drop, Fate::Drop], &others[..]].concat());

@@ -192,7 +192,11 @@ impl Queue for Script {
 
 /// As it comes up, with its way in the mark and somebody else's bit beside it.
 pub(super) fn packet(id: u32, queued: &Queued) -> Packet<'_> {
-    let way = queued.way.map_or(0, |way| 1 + Way::ALL.iter().position(|w| *w == way).unwrap() as u32);
+    let way = match queued.way {
+        None => 0,
+        Some(Way::MetMidstream) => 0b1110,
+        Some(way) => 1 + Way::ALL.iter().position(|w| *w == way).unwrap() as u32,
+    };
     Packet {
         id,
         mark: FOREIGN | way << 10,
