@@ -210,7 +210,8 @@ impl Program {
         self.commit(transaction, None, !addresses.is_empty())
     }
 
-    /// From now on the kernel repeats these verdicts, none of which it knows yet, and those of `forget` no more.
+    /// From now on the kernel repeats these verdicts, none of which it knows yet unless it is among those of `forget`, which it
+    /// repeats no more: what is in both begins anew.
     pub fn remember(&mut self, entries: &[CacheEntry], forget: Forget<'_>) -> Result<(), Error> {
         let mut transaction = ownership::fence(&self.owner);
         cache::forget(&mut transaction, forget);

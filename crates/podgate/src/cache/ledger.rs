@@ -9,9 +9,9 @@ use podgate_netfilter::{CacheEntry, Cached};
 
 use super::Offer;
 
-/// How long an entry stays. What is still in use comes back with its next two verdicts; what is not gives room. The
-/// kernel's own timeout is twice that.
-const LIFE: Duration = Duration::from_secs(10);
+/// How long an entry stays; what was in use goes on for as long again, without a gap, and what was not gives room. The kernel's
+/// own timeout is four times that.
+const LIFE: Duration = Duration::from_secs(5);
 /// Older than this the kernel may have let an entry go by itself, and an order to delete it would be refused.
 const DOUBTFUL: Duration = Duration::from_secs(18);
 /// To empty the sets is quicker than to delete so many: 16,384 one by one take 80 ms, for which a change would wait.
@@ -40,6 +40,8 @@ struct Kept {
     judgement: Judgement,
     since: Instant,
     counted: u64,
+    /// It was in use in its life before this one, if it had one.
+    busy: bool,
     owner: Owner,
 }
 
@@ -145,7 +147,7 @@ impl Ledger {
                 refused += 1;
                 continue;
             }
-            self.insert(entry, Kept { judgement, since: now, counted: 0, owner });
+            self.insert(entry, Kept { judgement, since: now, counted: 0, busy: true, owner });
             new.push(entry);
         }
         (new, refused)
@@ -157,10 +159,10 @@ impl Ledger {
             && (self.unknown < self.limits.unknown || owner.is_known())
     }
 
-    /// Those whose time is up.
+    /// Those whose time is up, as many as can be told one by one.
     pub(crate) fn due(&mut self, now: Instant) -> Stale {
         let mut due = Vec::new();
-        while let Some((since, entry)) = self.order.front().copied() {
+        while let Some((since, entry)) = self.order.front().copied().filter(|_| due.len() < MANY) {
             let there = self.entries.get(&entry).is_some_and(|kept| kept.since == since);
             if there && now < since + LIFE {
                 break;
@@ -171,6 +173,20 @@ impl Ledger {
             }
         }
         self.sure(due, now)
+    }
+
+    /// Which of them are to begin anew.
+    pub(crate) fn renewable(&self, due: &Stale) -> Vec<CacheEntry> {
+        let Stale::These(entries) = due else { return Vec::new() };
+        entries.iter().filter(|entry| self.entries.get(entry).is_some_and(|kept| kept.busy)).copied().collect()
+    }
+
+    /// One began anew, and what it has done until then is counted.
+    pub(crate) fn renew(&mut self, entry: &CacheEntry, now: Instant) {
+        let Some(kept) = self.entries.get_mut(entry) else { return };
+        kept.busy = kept.counted > 0;
+        (kept.since, kept.counted) = (now, 0);
+        self.order.push_back((now, *entry));
     }
 
     /// Those with one of these addresses at either end.

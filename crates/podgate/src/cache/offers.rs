@@ -16,7 +16,8 @@ use super::repeats::Repeats;
 const WAITING: usize = 512;
 /// Offers that are added together: a transaction of 256 elements takes some 3 ms.
 const TOGETHER: usize = 256;
-/// How long they are collected. A third of a core at most is spent on adding, whatever anybody does.
+/// How long they are collected after the first, which goes at once: a flood waits for it. A third of a core at most is spent
+/// on adding, whatever anybody does.
 const COLLECT: Duration = Duration::from_millis(10);
 /// How often entries are looked at whose time may be up.
 const LOOK: Duration = Duration::from_secs(1);
@@ -76,8 +77,12 @@ impl Offers {
             let _ = offers.collector.set(thread::current());
             loop {
                 let batch = offers.wait();
-                if (!batch.is_empty() || busy()) && inputs.blocking_send(input(batch)).is_err() {
+                let some = !batch.is_empty();
+                if (some || busy()) && inputs.blocking_send(input(batch)).is_err() {
                     return;
+                }
+                if some {
+                    thread::sleep(COLLECT);
                 }
             }
         };
@@ -93,8 +98,6 @@ impl Offers {
         if !self.told.swap(false, Ordering::AcqRel) {
             return Vec::new();
         }
-        // More will come with these.
-        thread::sleep(COLLECT);
         let batch = self.take();
         if self.rings.iter().any(|ring| !ring.is_empty()) {
             self.told.store(true, Ordering::Release);

@@ -1,17 +1,18 @@
 //! The verdict cache as the control loop keeps it: what is added, and what a change takes away. What an entry is, and why
 //! it is never stale, is [`cache`](crate::cache)'s.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use podgate_engine::Snapshot;
-use podgate_netfilter::{Error, Forget};
+use podgate_netfilter::{CacheEntry, CacheHits, Error, Forget};
 use podgate_policy::Build;
 
 use super::control::Control;
 use super::kernel::Kernel;
 use super::plane::Plane;
-use crate::cache::{Cache, Offer, Stale};
+use crate::cache::{Cache, Ledger, Offer, Stale};
 
 impl Stale {
     /// As the kernel is told.
@@ -44,7 +45,8 @@ impl Control {
 }
 
 impl Kernel {
-    /// Has the kernel repeat what the offers come to by the snapshot in force, and no longer what has had its time.
+    /// Has the kernel repeat what the offers come to by the snapshot in force, and no longer what has had its time and was
+    /// not in use: what was begins anew in the same transaction, so that a flood finds no gap.
     fn repeat(&mut self, offers: &[Offer], snapshot: &Snapshot) -> Result<(), Error> {
         if !self.is_owner() {
             return Ok(());
@@ -53,11 +55,13 @@ impl Kernel {
         let mut ledger = cache.ledger();
         let now = Instant::now();
         let due = ledger.due(now);
-        let (new, refused) = match due {
+        let (mut new, refused) = match due {
             Stale::These(_) => ledger.admit(offers, snapshot, now),
             Stale::All => (Vec::new(), 0),
         };
         cache.note(new.len(), refused);
+        let renewed = ledger.renewable(&due);
+        new.extend(&renewed);
         if new.is_empty() && due.is_nothing() {
             return Ok(());
         }
@@ -65,7 +69,7 @@ impl Kernel {
         match program.remember(&new, due.order()) {
             Ok(()) => {
                 let hits = program.take_hits();
-                settle(&cache, &mut ledger, &due, &hits);
+                settle(&cache, &mut ledger, &due, &renewed, &hits);
                 Ok(())
             }
             Err(Error::NotOwner) => {
@@ -88,13 +92,20 @@ impl Kernel {
     /// The kernel has forgotten this.
     pub(super) fn forgotten(&mut self, stale: &Stale) {
         let hits = self.program.as_mut().map(podgate_netfilter::Program::take_hits).unwrap_or_default();
-        settle(&self.cache, &mut self.cache.ledger(), stale, &hits);
+        settle(&self.cache, &mut self.cache.ledger(), stale, &[], &hits);
     }
 }
 
-fn settle(cache: &Cache, ledger: &mut crate::cache::Ledger, stale: &Stale, hits: &[podgate_netfilter::CacheHits]) {
+/// Takes in what the kernel has forgotten; the renewed ones of it are there again.
+fn settle(cache: &Cache, ledger: &mut Ledger, stale: &Stale, renewed: &[CacheEntry], hits: &[CacheHits]) {
     match stale {
-        Stale::These(gone) => cache.deleted(ledger, gone, hits),
+        Stale::These(forgotten) => {
+            let again: HashSet<&CacheEntry> = renewed.iter().collect();
+            let gone: Vec<CacheEntry> = forgotten.iter().filter(|entry| !again.contains(entry)).copied().collect();
+            cache.deleted(ledger, &gone, hits);
+            let now = Instant::now();
+            renewed.iter().for_each(|entry| ledger.renew(entry, now));
+        }
         Stale::All => cache.emptied(ledger, hits),
     }
 }
