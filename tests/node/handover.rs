@@ -1,9 +1,10 @@
 //! Two agents on one node: hand-over at an upgrade, its failures, and a crash, all under load.
 
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, Probe, Server};
+use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, Probe, Server, Signal};
 
 use crate::kit::{LONG, Node, deny_all, pair, web_on};
 use crate::load::{CLOSED, Load, OPEN};
@@ -222,4 +223,29 @@ fn an_agent_that_knows_no_world_leaves_the_table_to_one_that_does_while_that_liv
     next.await_line("the kernel's rules are this agent's");
     assert!(client.client().open(web.v4(), OPEN, DENY_WAIT).is_err(), "{}", next.log());
     connection.ping(PATIENCE).expect("it goes on");
+}
+
+#[test]
+fn what_waited_for_an_agent_that_stood_still_through_a_hand_over_is_not_its_to_judge() {
+    let (mut node, web, client, server) = pair(&[], &[53]);
+    node.write("policy.yaml", &web_on("UDP", 53));
+    node.start(&["--loose-seconds", "0"]);
+    let socket = client.netns().run(|| UdpSocket::bind((client.v4(), 0))).expect("bound");
+    let to = SocketAddr::new(web.v4(), 53);
+    node.agent().stand_still();
+    let since = Instant::now();
+    socket.send_to(b"waits", to).expect("sent");
+    let next = node.launch_another(&["--loose-seconds", "0"]);
+    next.await_ready();
+    let old = node.adopt(next).expect("the one before");
+    node.apply("policy.yaml", &deny_all("shop"));
+    // Until the newer one takes it for granted that the other has said its last.
+    while since.elapsed() < Duration::from_secs(2) {
+        assert!(!node.agent().get("/metrics").1.is_empty());
+    }
+    old.process.signal(Signal::SIGCONT);
+    old.await_line("took over while this process stood still");
+    assert!(server.await_arrival(DENY_WAIT, |_| true).is_none(), "{}", node.log());
+    socket.send_to(b"forbidden", to).expect("sent");
+    assert!(server.await_arrival(DENY_WAIT, |_| true).is_none(), "{}", node.log());
 }

@@ -23,7 +23,7 @@ use super::rejecter::Rejecter;
 use super::send::Out;
 use super::{Rejects, build};
 use crate::cache::Offers;
-use crate::worker::{Crowd, End, Gate, HoldSettings, OnUnknown, Records, Shared};
+use crate::worker::{Crowd, End, Gate, HoldSettings, OnUnknown, Pulse, Records, Shared};
 
 const FAMILIES: [(&str, &str); 2] = [("10.1.0.5", "10.1.0.9"), ("fd00::5", "fd00::9")];
 
@@ -339,6 +339,7 @@ fn reject(rates: Rates, packets: Vec<(Way, Built)>) -> (Vec<IpAddr>, Arc<Shared>
         loose: AtomicBool::new(false),
         handed_over: AtomicBool::new(false),
         crowd: Crowd::default(),
+        pulse: Pulse::new(),
     });
     let (stop, sent, fates) = (Arc::<AtomicBool>::default(), Sent::default(), Arc::<Mutex<Vec<Fate>>>::default());
     let count = packets.len();

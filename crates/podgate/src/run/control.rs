@@ -32,7 +32,7 @@ use super::revoke::{Judged, Revoker};
 use super::share::Sharing;
 use crate::cache::Cache;
 use crate::telemetry;
-use crate::worker::Workers;
+use crate::worker::{Pulse, Workers};
 
 /// The index, shared with whoever wants to know which pod has an address.
 pub(crate) type SharedIndex = Arc<Mutex<Index>>;
@@ -60,6 +60,8 @@ pub(crate) struct Control {
     pub(crate) own_node: Option<ObjectKey>,
     /// What the kernel repeats.
     pub(crate) cache: Arc<Cache>,
+    /// Whether this process has been running all along.
+    pub(crate) pulse: Arc<Pulse>,
     /// Denials too, once the start-up period is over.
     pub(crate) cache_drops: bool,
     /// Whoever speaks to this loop has one.

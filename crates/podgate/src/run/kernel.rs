@@ -20,11 +20,11 @@ use podgate_netfilter::{
 use podgate_policy::{Build, Exposure};
 use tokio::sync::mpsc::Sender;
 
+use super::control::Control;
 use super::inputs::{self, Input};
 use super::owner::{Decision, Notice, Ownership, Wish};
 use super::peers::Peers;
 use crate::cache::{Cache, Stale};
-use crate::telemetry::State;
 use crate::telemetry::facts::Diversion;
 
 /// A claim that others keep getting in the way of is tried this often.
@@ -83,13 +83,12 @@ impl Kernel {
         first: &Build,
         whole: bool,
         inputs: Sender<Input>,
-        state: &Arc<State>,
-        cache: Arc<Cache>,
+        control: &Control,
     ) -> Result<Self, Error> {
         let mut kernel = Kernel {
             program: None,
-            cache,
-            ownership: Ownership::begin(state, inputs.clone())?,
+            cache: Arc::clone(&control.cache),
+            ownership: Ownership::begin(&control.state, inputs.clone(), Arc::clone(&control.pulse))?,
             settings,
             inputs,
             guard: None,

@@ -130,6 +130,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         put_off: false,
         own_node,
         cache,
+        pulse: crate::worker::Pulse::new(),
         cache_drops: !args.reject.rejects(),
         sender: sender.clone(),
         recorder: restored.recorder.take(),

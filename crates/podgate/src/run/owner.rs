@@ -22,6 +22,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::inputs::Input;
 use crate::telemetry::{self, State};
+use crate::worker::Pulse;
 
 /// An owner that has lasted so many seconds is none that dies again and again.
 const CALM: u64 = 600;
@@ -72,6 +73,7 @@ pub(super) struct Ownership {
     life: Life,
     inputs: Sender<Input>,
     state: Arc<State>,
+    pulse: Arc<Pulse>,
     /// While the table is this agent's.
     mine: Option<Owner>,
     /// While it is another's.
@@ -90,9 +92,9 @@ struct Other {
 
 impl Ownership {
     /// This agent lives, and owns nothing.
-    pub(super) fn begin(state: &Arc<State>, inputs: Sender<Input>) -> Result<Self, Error> {
+    pub(super) fn begin(state: &Arc<State>, inputs: Sender<Input>, pulse: Arc<Pulse>) -> Result<Self, Error> {
         let (mine, other) = (None, None);
-        Ok(Self { life: Life::begin()?, inputs, state: Arc::clone(state), mine, other, highest: 0, number: 0 })
+        Ok(Self { life: Life::begin()?, inputs, state: Arc::clone(state), pulse, mine, other, highest: 0, number: 0 })
     }
 
     /// Whether the table is this agent's, as far as it knows.
@@ -160,6 +162,7 @@ impl Ownership {
         }
         self.highest = self.highest.max(owner.generation);
         self.mine = Some(owner.clone());
+        self.pulse.own(&owner.agent);
         // Before it may be ready again: who sees that asks whose the table is.
         self.state.owner.set(1);
         self.leave_other();
@@ -195,6 +198,7 @@ impl Ownership {
             }
         };
         self.highest = self.highest.max(generation);
+        self.pulse.hand_over();
         self.leave_other();
         self.state.owner.set(0);
         let hold = self.state.readiness.hold(reason);

@@ -61,8 +61,7 @@ impl<'a> Plane<'a> {
         control.state.facts().queues = Some(queues.clone());
         control.state.watch_over(telemetry::liveness::workers(counters, queues, (hold, self.args.hold.time())));
         let (whole, inputs) = (control.boot.is_over(), self.inputs.clone());
-        let kernel =
-            Kernel::install(self.settings.clone(), first, whole, inputs, &control.state, Arc::clone(&control.cache));
+        let kernel = Kernel::install(self.settings.clone(), first, whole, inputs, control);
         self.kernel = Some(kernel.context("programming the kernel")?);
         control.state.kernel_transactions.inc();
         inputs::strict_after(self.args.loose(), self.inputs.clone());

@@ -60,11 +60,14 @@ pub(super) fn start(args: &RunArgs, settings: &mut ProgramSettings, control: &mu
         loose: AtomicBool::new(true),
         handed_over: AtomicBool::new(false),
         crowd: control.sharing.crowd(),
+        pulse: Arc::clone(&control.pulse),
     };
     let reader = |worker| control.publication.reader(worker);
     let workers = Workers::start(queues, hold, rejecting, reader, Arc::new(shared), end_process)
         .context("starting the workers")?;
     control.workers = Some(workers);
+    let owner = || podgate_netfilter::owner().map(|owner| owner.map(|owner| owner.agent));
+    control.pulse.start(owner).context("starting the pulse thread")?;
     if args.cache > 0 {
         let cache = Arc::clone(&control.cache);
         let busy = move || !cache.ledger().is_empty();

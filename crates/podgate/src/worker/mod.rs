@@ -19,6 +19,7 @@ mod crowd;
 mod gate;
 mod hold;
 mod keeper;
+mod pulse;
 mod question;
 mod record;
 mod run;
@@ -40,6 +41,7 @@ pub(crate) use crowd::Crowd;
 pub(crate) use gate::{End, Gate};
 pub(crate) use hold::{HoldSettings, OnUnknown};
 use keeper::Keeper;
+pub(crate) use pulse::Pulse;
 pub(crate) use question::Judge;
 pub(crate) use record::{RECORDS, Record, Records};
 use run::Worker;
@@ -84,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) handed_over: AtomicBool,
     /// Whom to tell that packets come faster than they are answered.
     pub(crate) crowd: Crowd,
+    /// Whether what waits is this agent's to judge.
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// Called when a worker fails, with its number and why. It must end the process; [`end_process`] does.

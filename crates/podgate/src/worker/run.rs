@@ -84,6 +84,11 @@ impl<R: Rules> Worker<R> {
     fn batch(&mut self) -> io::Result<()> {
         let Self { queue, rules, desk, .. } = self;
         let start = Instant::now();
+        if !desk.is_sure(start) {
+            queue.answer(&mut |_| desk.void())?;
+            self.desk.settle_counts();
+            return Ok(());
+        }
         let loose = desk.is_loose();
         rules.batch(|judge| queue.answer(&mut |packet| desk.fate(judge, packet, loose, start)))?;
         let took = start.elapsed().as_nanos() as u64;
@@ -117,6 +122,18 @@ impl Desk {
     /// Of whom the keeper takes nothing more for the moment.
     pub(super) fn gate(&self) -> &Gate {
         &self.shared.hold_gate
+    }
+
+    /// Whether what was received is this agent's to judge.
+    pub(super) fn is_sure(&self, now: Instant) -> bool {
+        self.shared.pulse.is_sure(now)
+    }
+
+    /// What becomes of a packet that is not.
+    pub(super) fn void(&mut self) -> Fate {
+        self.tally.packets += 1;
+        self.tally.dropped += 1;
+        Fate::Drop
     }
 
     /// The start-up period lasts.

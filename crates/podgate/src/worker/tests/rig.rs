@@ -15,7 +15,7 @@ use podgate_netfilter::{Marks, Way};
 
 use crate::worker::keeper::Keeper;
 use crate::worker::run::Worker;
-use crate::worker::{Crowd, Gate, HoldSettings, Judge, OnUnknown, Record, Records, Rules, Shared};
+use crate::worker::{Crowd, Gate, HoldSettings, Judge, OnUnknown, Pulse, Record, Records, Rules, Shared};
 
 /// The hook at which packets are judged: `NF_INET_POST_ROUTING`.
 pub(super) const POSTROUTING: u8 = 4;
@@ -230,6 +230,7 @@ pub(super) fn shared_with(hold: HoldSettings, loose: bool, rejects: Option<Rejec
         loose: AtomicBool::new(loose),
         handed_over: AtomicBool::new(false),
         crowd: Crowd::default(),
+        pulse: Pulse::new(),
     })
 }
 
