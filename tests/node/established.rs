@@ -296,3 +296,79 @@ fn a_connection_met_in_the_start_up_period_outlives_a_restart_by_the_orientation
     node.apply("policy.yaml", &deny_all("shop"));
     assert!(connection.ping(DENY_WAIT).is_err(), "{}", node.log());
 }
+
+/// Opens a connection that a policy permits, makes a change, and expects the connection to be cut.
+fn is_cut_by(policy_spec: &str, change: impl FnOnce(&Node, &Pod)) {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    node.write("namespace.yaml", &namespace("a"));
+    node.write("policy.yaml", &policy("web", "shop", policy_spec));
+    node.start(&[]);
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    change(&node, &client);
+    assert!(connection.ping(DENY_WAIT).is_err(), "{}", node.log());
+}
+
+fn namespace(team: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{team: {team}}}}}\n")
+}
+
+const FROM_CLIENT: &str =
+    "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]}";
+
+#[test]
+fn an_established_connection_is_cut_when_its_clients_namespace_loses_the_label() {
+    let from_team =
+        "{podSelector: {matchLabels: {app: web}}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: a}}}]}]}";
+    is_cut_by(from_team, |node, _| node.apply("namespace.yaml", &namespace("b")));
+}
+
+#[test]
+fn an_established_connection_is_cut_when_its_client_is_no_more() {
+    is_cut_by(FROM_CLIENT, |node, client| node.remove(&crate::kit::pod_file(client)));
+}
+
+#[test]
+fn an_established_connection_is_cut_when_its_clients_address_becomes_another_pods() {
+    is_cut_by(FROM_CLIENT, |node, client| {
+        let manifest = client.manifest().replace("name: client", "name: other").replace("\"client\"", "\"other\"");
+        std::fs::remove_file(node.directory().join(crate::kit::pod_file(client))).expect("removed");
+        node.apply("pod-other.yaml", &manifest);
+    });
+}
+
+#[test]
+fn a_change_about_others_has_no_packet_of_a_connection_judged_again() {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    let other = node.pod(podgate_sandbox::PodOptions::new("shop/other").label("app", "other"));
+    node.write("policy.yaml", &web_from_client());
+    node.start(&[]);
+    let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    let up =
+        || ["accept", "drop"].map(|verdict| node.metric(&format!("podgate_packets_total{{verdict=\"{verdict}\"}}")));
+    let before = up();
+    node.apply("other.yaml", &policy("other", "shop", "{podSelector: {matchLabels: {app: other}}}"));
+    connection.ping(PATIENCE).expect("it goes on");
+    assert_eq!(up(), before, "{}", node.log());
+    node.expect(&[Probe::closed(client.client(), other.v4(), Tcp(80))]);
+}
+
+#[test]
+fn a_connection_that_is_begun_while_no_agent_is_there_opens_with_a_syn_after_the_next_one_came() {
+    let (mut node, web, client, _server) = pair(&[80], &[]);
+    node.write("policy.yaml", &web_from_client());
+    node.start(&[]);
+    node.stop();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| client.client().connect(web.v4(), 80, LONG));
+        let sent = || client.netns().run(|| std::fs::read_to_string("/proc/thread-self/net/tcp").expect("read"));
+        // State 02: the first SYN is out.
+        let deadline = Instant::now() + LONG;
+        while !sent().lines().any(|line| line.split_whitespace().nth(3) == Some("02")) {
+            assert!(Instant::now() < deadline, "no SYN is sent");
+        }
+        node.start(&[]);
+        assert!(waits.join().expect("it ends").is_open(), "{}", node.log());
+    });
+}

@@ -10,8 +10,8 @@ use podgate_netfilter::{CacheEntry, Cached};
 use super::Offer;
 
 /// How long an entry stays; what was in use goes on for as long again, without a gap, and what was not gives room. The kernel's
-/// own timeout is four times that.
-const LIFE: Duration = Duration::from_secs(5);
+/// own timeout is five times that.
+const LIFE: Duration = Duration::from_secs(4);
 /// Older than this the kernel may have let an entry go by itself, and an order to delete it would be refused.
 const DOUBTFUL: Duration = Duration::from_secs(18);
 /// To empty the sets is quicker than to delete so many: 16,384 one by one take 80 ms, for which a change would wait.

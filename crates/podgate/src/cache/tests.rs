@@ -166,8 +166,8 @@ fn an_entry_has_its_time_and_one_that_the_kernel_may_have_dropped_makes_all_doub
     let mut books = ledger(10, 10);
     let now = Instant::now();
     let (new, _) = books.admit(&[offer("10.0.0.2", 80)], &snapshot(1, true), now);
-    assert!(these(books.due(now + Duration::from_secs(4))).is_empty());
-    assert_eq!(these(books.due(now + Duration::from_secs(6))), new);
+    assert!(these(books.due(now + Duration::from_secs(3))).is_empty());
+    assert_eq!(these(books.due(now + Duration::from_secs(5))), new);
     let (_, _) = books.admit(&[offer("10.0.0.2", 81)], &snapshot(1, true), now);
     assert_eq!(books.due(now + Duration::from_secs(19)), Stale::All);
     assert_eq!(books.about(&[address("10.0.0.2").ip()], now + Duration::from_secs(19)), Stale::All);
@@ -180,18 +180,18 @@ fn what_is_in_use_begins_anew_and_what_is_not_gives_room() {
     let at = |seconds| now + Duration::from_secs(seconds);
     let (new, _) = books.admit(&[offer("10.0.0.2", 80)], &snapshot(1, true), now);
     // What it does at first is not known yet; then it is in use, then not.
-    for (seconds, packets) in [(5, 0), (10, 7), (15, 0)] {
+    for (seconds, packets) in [(4, 0), (8, 7), (12, 0)] {
         let due = books.due(at(seconds));
         assert_eq!(books.renewable(&due), new, "after {seconds} s");
         books.count(&new[0], packets, None);
-        if seconds == 5 {
+        if seconds == 4 {
             // As if it had been: else it would go now.
             books.count(&new[0], 1, None);
         }
         books.renew(&new[0], at(seconds));
-        assert!(these(books.due(at(seconds + 4))).is_empty());
+        assert!(these(books.due(at(seconds + 3))).is_empty());
     }
-    let due = books.due(at(20));
+    let due = books.due(at(16));
     assert_eq!((these(due), books.renewable(&Stale::These(new.clone()))), (new.clone(), vec![]));
     assert_eq!(books.renewable(&Stale::All), vec![]);
 }
