@@ -91,6 +91,11 @@ impl Writer {
             if work.begin {
                 self.begin();
             }
+            if self.trouble.is_some() && self.has_outgrown() {
+                // What waits must not take the room that a disk has at last, and that the new snapshot needs. Should there be
+                // none yet, `follow_up` tells.
+                let _ = self.replace();
+            }
             match self.append(&work.records) {
                 Ok(()) => {
                     let result = self.follow_up(work.synced, work.stop);
@@ -151,7 +156,7 @@ impl Writer {
         match self.log {
             Log::Journal => {
                 self.make_durable(stop)?;
-                if self.log_bytes() > self.settings.journal.max(self.snapshot_bytes()) {
+                if self.has_outgrown() {
                     self.replace()?;
                 }
             }
@@ -268,6 +273,11 @@ impl Writer {
             None => Directory::open(&self.settings)?,
         };
         Ok(self.directory.insert(directory))
+    }
+
+    /// The journal has, and is to be taken into a new snapshot.
+    fn has_outgrown(&self) -> bool {
+        self.log == Log::Journal && self.log_bytes() > self.settings.journal.max(self.snapshot_bytes())
     }
 
     fn log_bytes(&self) -> u64 {

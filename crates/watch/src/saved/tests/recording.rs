@@ -36,6 +36,8 @@ proptest! {
                     wait(&recorder, |s| s.waiting_bytes == 0);
                 }
             }
+            // A process that another test is just starting has the lock of the life before for a moment more.
+            wait(&recorder, |s| s.saving);
             prop_assert!(recorder.stop());
             prop_assert_eq!(&load_sound(&settings), &expected);
         }
