@@ -61,41 +61,24 @@ pub struct Revoked {
 ///
 /// The kernel can filter a dump by mark but not by label, so all are read; 100,000 take about 100 ms.
 pub fn revoke(marks: &Marks, keep: &mut dyn FnMut(&Tracked) -> bool) -> Result<Revoked, Error> {
-    let mut revoked = Revoked::default();
     // That it was met mid-stream stays known of it.
-    let (label, mark) = (marks.label_bits(Orientation::Both), marks.connection);
-    let taken = look(marks, &label, mark, &mut |tracked| {
-        revoked.looked_at += 1;
-        keep(tracked)
-    })?;
-    revoked.taken_back = taken;
-    Ok(revoked)
+    look(marks, &marks.label_bits(Orientation::Both), marks.connection, keep)
 }
 
 /// Takes all that is ours off all connections.
 pub(crate) fn clear(marks: &Marks) -> Result<Revoked, Error> {
-    let mut revoked = Revoked::default();
-    revoked.taken_back = look(marks, &marks.all_label_bits(), marks.connection, &mut |_| {
-        revoked.looked_at += 1;
-        false
-    })?;
-    Ok(revoked)
+    look(marks, &marks.all_label_bits(), marks.connection, &mut |_| false)
 }
 
 /// Takes the bits of `old` settings off all connections, but none that `new` settings use too.
 pub(crate) fn forget(old: &Marks, new: &Marks) -> Result<Revoked, Error> {
     let label = if old.label == new.label { [0; 16] } else { old.all_label_bits() };
     let mark = if old.connection == new.connection { 0 } else { old.connection };
-    let mut revoked = Revoked::default();
-    revoked.taken_back = look(old, &label, mark, &mut |_| {
-        revoked.looked_at += 1;
-        false
-    })?;
-    Ok(revoked)
+    look(old, &label, mark, &mut |_| false)
 }
 
 /// Takes these labels and this mark off all connections that have any of them and that `keep` says false of.
-fn look(marks: &Marks, label: &[u8; 16], mark: u32, keep: &mut dyn FnMut(&Tracked) -> bool) -> Result<usize, Error> {
+fn look(marks: &Marks, label: &[u8; 16], mark: u32, keep: &mut dyn FnMut(&Tracked) -> bool) -> Result<Revoked, Error> {
     let mut channel = Channel::open(NETLINK_NETFILTER)?;
     channel.receive_room(8 << 20);
     let mut found: Vec<Remembered> = Vec::new();
@@ -104,17 +87,18 @@ fn look(marks: &Marks, label: &[u8; 16], mark: u32, keep: &mut dyn FnMut(&Tracke
         None => found.clear(),
         Some(item) => found.extend(Remembered::parse(item.payload, label, mark, marks)),
     })?;
+    let looked_at = found.len();
     // `keep` is asked only when the list is whole: an inconsistent dump is read again.
     found.retain(|remembered| !keep(&remembered.tracked));
     // One that is refused must not keep the others' memory alive.
-    let (mut taken, mut refused) = (0, None);
+    let (mut taken_back, mut refused) = (0, None);
     for chunk in found.chunks(CHUNK) {
         match take_back(&mut channel, chunk, label, mark) {
-            Ok(connections) => taken += connections,
+            Ok(connections) => taken_back += connections,
             Err(error) => drop(refused.get_or_insert(error)),
         }
     }
-    refused.map_or(Ok(taken), Err)
+    refused.map_or(Ok(Revoked { looked_at, taken_back }), Err)
 }
 
 /// A connection that has a bit of ours, with what it takes to name it to the kernel.
