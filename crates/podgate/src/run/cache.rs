@@ -80,11 +80,12 @@ impl Kernel {
         }
     }
 
-    /// What this build may decide otherwise than the kernel repeats it.
-    pub(super) fn stale(&self, build: &Build) -> Stale {
+    /// What this build may decide otherwise than the kernel repeats it; `elsewhere`: also of addresses that it does not tell,
+    /// as where pods may be is not what it was.
+    pub(super) fn stale(&self, build: &Build, elsewhere: bool) -> Stale {
         let ledger = self.cache.ledger();
-        match &build.pod_ranges {
-            Some(_) if !ledger.is_empty() => Stale::All,
+        match elsewhere || build.pod_ranges.is_some() {
+            true if !ledger.is_empty() => Stale::All,
             _ => ledger.about(build.touched.iter().chain(&build.changed), Instant::now()),
         }
     }

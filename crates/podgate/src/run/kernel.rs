@@ -155,14 +155,12 @@ impl Kernel {
                 open.push((*address, still));
             }
         }
-        let (mut stale, told) = (self.stale(build), self.peers.are_told());
+        let told = self.peers.are_told();
         let grown = self.take_in(build);
         let peers = self.peers.missing();
         // What is about whoever is no pod needs to know who may be one; and what was denied to an address as to anybody is to
         // be held for a pod where one may be from now on.
-        if (told && !self.peers.are_told() || !peers.is_empty()) && !self.cache.ledger().is_empty() {
-            stale = Stale::All;
-        }
+        let stale = self.stale(build, !peers.is_empty() || told && !self.peers.are_told());
         let ranges = grown.then(|| {
             // The union of before and after: what is diverted no more is let go by `relax`.
             let mut union = self.wanted_ranges();
@@ -437,7 +435,7 @@ impl Kernel {
         if let Some(ranges) = &build.pod_ranges {
             self.pod_ranges.clone_from(ranges);
         }
-        self.peers.take_in(build);
+        self.peers.take_in(build, &self.pod_ranges);
         self.cache.ledger().keep_closed(self.peers.are_told());
         !build.exposure.is_empty() || build.pod_ranges.is_some()
     }

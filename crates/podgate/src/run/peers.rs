@@ -15,8 +15,6 @@ use podgate_policy::Build;
 pub(super) struct Peers {
     /// Where pods are, or will be on other nodes.
     networks: Vec<IpNet>,
-    /// Where they may come up on this one.
-    ranges: Vec<IpNet>,
     wanted: BTreeSet<IpAddr>,
     /// What the kernel holds.
     standing: BTreeSet<IpAddr>,
@@ -27,18 +25,15 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Takes a build's news into the books.
-    pub(super) fn take_in(&mut self, build: &Build) {
+    /// Takes a build's news into the books; `ranges` are those of this node, where pods may come up.
+    pub(super) fn take_in(&mut self, build: &Build, ranges: &[IpNet]) {
         if build.pod_networks.is_none() && build.pod_ranges.is_none() {
             return;
         }
         if let Some(networks) = &build.pod_networks {
             self.networks.clone_from(networks);
         }
-        if let Some(ranges) = &build.pod_ranges {
-            self.ranges.clone_from(ranges);
-        }
-        let wanted = peer_blocks(self.networks.iter().chain(&self.ranges));
+        let wanted = peer_blocks(self.networks.iter().chain(ranges));
         if wanted.is_none() && !self.too_many {
             tracing::info!(
                 "pods' addresses lie in very many blocks: floods of forged sources are judged packet by packet"
@@ -100,9 +95,11 @@ mod tests {
     use podgate_policy::{Index, Locality};
 
     fn told(peers: &mut Peers, networks: &[&str], ranges: &[&str]) {
-        let nets = |texts: &[&str]| Some(texts.iter().map(|t| t.parse().unwrap()).collect());
+        let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect::<Vec<IpNet>>();
+        let (networks, ranges) = (nets(networks), nets(ranges));
         let build = Index::new(Locality::All).build();
-        peers.take_in(&Build { pod_networks: nets(networks), pod_ranges: nets(ranges), ..build });
+        let build = Build { pod_networks: Some(networks), pod_ranges: Some(ranges.clone()), ..build };
+        peers.take_in(&build, &ranges);
     }
 
     #[test]
