@@ -99,6 +99,14 @@ impl Flood {
         self.sent += count;
     }
 
+    /// The kernel drops what comes now, all of it, and counts it.
+    fn is_dropped_without_asking(&mut self, node: &Node) {
+        let up = node.metric("podgate_packets_total{verdict=\"drop\"}");
+        self.send(200);
+        node.await_metric("podgate_cache_hits_total{verdict=\"drop\"}", 200.0);
+        assert_eq!(node.metric("podgate_packets_total{verdict=\"drop\"}"), up, "none of them came up");
+    }
+
     /// Goes on until the kernel drops it by itself.
     fn send_until_dropped(&mut self, node: &Node) {
         let deadline = Instant::now() + LONG;
@@ -117,10 +125,7 @@ fn a_flood_with_forged_sources_at_a_port_that_is_closed_to_all_needs_one_entry()
     node.start(&STRICT);
     let mut flood = Flood { outside, to: SocketAddr::new(web.v4(), 53), sent: 0 };
     flood.send_until_dropped(&node);
-    let up = node.metric("podgate_packets_total{verdict=\"drop\"}");
-    flood.send(200);
-    node.await_metric("podgate_cache_hits_total{verdict=\"drop\"}", 200.0);
-    assert_eq!(node.metric("podgate_packets_total{verdict=\"drop\"}"), up, "none of them came up");
+    flood.is_dropped_without_asking(&node);
     assert_eq!(node.metric(DROPPING), 1.0);
     assert_eq!(node.rule_count(DEFAULT_DENY), f64::from(flood.sent));
 }
@@ -140,10 +145,7 @@ fn a_flood_with_forged_sources_at_a_port_that_is_open_to_some_pods_needs_one_ent
     node.start(&STRICT);
     let mut flood = Flood { outside, to: SocketAddr::new(web.v4(), 53), sent: 0 };
     flood.send_until_dropped(&node);
-    let up = node.metric("podgate_packets_total{verdict=\"drop\"}");
-    flood.send(200);
-    node.await_metric("podgate_cache_hits_total{verdict=\"drop\"}", 200.0);
-    assert_eq!(node.metric("podgate_packets_total{verdict=\"drop\"}"), up, "none of them came up");
+    flood.is_dropped_without_asking(&node);
     // The first pod of another node, which nobody knew until now: what everybody else gets is not for it.
     node.apply(&crate::kit::pod_file(&friend), &friend.manifest());
     flood.send_until_dropped(&node);
