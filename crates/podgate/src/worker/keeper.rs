@@ -78,7 +78,11 @@ impl<R: Rules> Keeper<R> {
         let Self { queue, rules, desk, table, .. } = self;
         let now = Instant::now();
         let loose = desk.is_loose();
-        rules.batch(|judge| queue.answer(&mut |packet| table.fate(desk, judge, packet, loose, now)))?;
+        if desk.is_sure(now) {
+            rules.batch(|judge| queue.answer(&mut |packet| table.fate(desk, judge, packet, loose, now)))?;
+        } else {
+            queue.answer(&mut |_| desk.void())?;
+        }
         self.desk.settle_counts();
         Ok(())
     }
@@ -87,6 +91,14 @@ impl<R: Rules> Keeper<R> {
     fn ask_again(&mut self) -> io::Result<()> {
         let Self { queue, rules, desk, table, .. } = self;
         if table.holds.len() == 0 {
+            return Ok(());
+        }
+        if !desk.is_sure(Instant::now()) {
+            while let Some(held) = table.holds.pop() {
+                queue.answer_held(held.id, desk.void())?;
+            }
+            desk.gate().open();
+            self.desk.settle_counts();
             return Ok(());
         }
         let mut failed = None;

@@ -72,6 +72,12 @@ impl Pulse {
         !self.replaced.load(Ordering::Acquire)
     }
 
+    /// As a beat finds it that comes late and finds another's table.
+    #[cfg(test)]
+    pub(crate) fn is_replaced(&self) {
+        self.replaced.store(true, Ordering::Release);
+    }
+
     fn is_old(&self, now: Instant) -> bool {
         let last = Duration::from_nanos(self.last.load(Ordering::Acquire));
         now.saturating_duration_since(self.begun).saturating_sub(last) > OLD

@@ -85,7 +85,10 @@ impl<R: Rules> Worker<R> {
         let Self { queue, rules, desk, .. } = self;
         let start = Instant::now();
         if !desk.is_sure(start) {
-            queue.answer(&mut |_| desk.void())?;
+            queue.answer(&mut |_| {
+                desk.tally.packets += 1;
+                desk.void()
+            })?;
             self.desk.settle_counts();
             return Ok(());
         }
@@ -131,7 +134,6 @@ impl Desk {
 
     /// What becomes of a packet that is not.
     pub(super) fn void(&mut self) -> Fate {
-        self.tally.packets += 1;
         self.tally.dropped += 1;
         Fate::Drop
     }

@@ -1,5 +1,6 @@
 //! Packets of addresses that are not known yet: what a worker leaves to the keeper, and what that one does.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,21 @@ fn held_packets_are_judged_when_their_address_becomes_known() {
     assert_eq!((outcome.shared.counters.latency().count(), outcome.count(Counter::Packets)), (0, 0));
     assert_eq!(outcome.shared.counters.rule(DENIES), 1);
     assert_eq!(outcome.records().len(), 1);
+}
+
+#[test]
+fn what_is_held_by_an_agent_that_stood_still_and_was_replaced_meanwhile_is_dropped_whatever_is_known_of_it() {
+    let (versions, shared) = (Versions::first(), shared(HoldSettings { past: OnUnknown::Allow, ..HOLD }, false));
+    let pulse = Arc::clone(&shared.pulse);
+    let steps = vec![
+        Step::Packets(vec![to_unknown("10.1.0.5"), from_unknown(80)]),
+        Step::Meanwhile(Box::new(move || pulse.is_replaced())),
+        publish(&versions),
+        Step::Packets(vec![known(80)]),
+    ];
+    let outcome = keep(shared, versions, steps);
+    assert_eq!(outcome.fates(), [Fate::Drop; 3]);
+    assert_eq!([Counter::Accepted, Counter::Dropped].map(|c| outcome.count(c)), [0, 3]);
 }
 
 #[test]

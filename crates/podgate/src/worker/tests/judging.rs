@@ -34,6 +34,17 @@ fn an_accepted_new_connection_is_remembered_and_others_marks_are_kept() {
 }
 
 #[test]
+fn what_waited_for_an_agent_that_stood_still_and_was_replaced_meanwhile_is_dropped() {
+    let shared = shared(HOLD, false);
+    shared.pulse.is_replaced();
+    let outcome = play(shared, Versions::first(), vec![Step::Packets(vec![queued(Way::Original, &syn(80))])]);
+    assert_eq!(outcome.fates(), [Fate::Drop]);
+    let counters = [Counter::Packets, Counter::Accepted, Counter::Dropped].map(|c| outcome.count(c));
+    assert_eq!(counters, [1, 0, 1]);
+    assert_eq!(outcome.shared.counters.rule(ACCEPTS), 0);
+}
+
+#[test]
 fn what_is_for_the_node_itself_is_not_remembered() {
     const LOCAL_IN: u8 = 1;
     let outcome = judge(vec![Queued { hook: LOCAL_IN, ..queued(Way::Original, &syn(80)) }]);
