@@ -376,18 +376,21 @@ impl Control {
             self.news.unjudged = None;
             return;
         }
-        if all && self.news.unjudged.is_none() {
+        let urgent = all || self.news.unjudged.is_some();
+        self.revoker.judge_again(Arc::clone(snapshot), kernel.changes(), urgent);
+        if all {
             let reason = "established connections are being judged again";
-            self.news.unjudged = Some(self.state.readiness.hold(reason));
+            let hold = self.news.unjudged.take().map_or_else(|| self.state.readiness.hold(reason), |(hold, _)| hold);
+            self.news.unjudged = Some((hold, self.revoker.asked()));
         }
-        self.revoker.judge_again(Arc::clone(snapshot), kernel.changes(), self.news.unjudged.is_some());
     }
 
     fn take_judged(&mut self, judged: Judged, plane: &mut Plane<'_>) {
         let Some(kernel) = &mut plane.kernel else { return };
         match judged.result {
             Ok(revoked) => {
-                self.news.unjudged = None;
+                // One that began earlier has not seen what was accepted until then.
+                self.news.unjudged.take_if(|(_, since)| judged.asked >= *since);
                 self.state.rejudged_connections.inc_by(revoked.looked_at as u64);
                 self.state.revoked_connections.inc_by(revoked.taken_back as u64);
                 if revoked.taken_back > 0 {
@@ -401,7 +404,7 @@ impl Control {
                 self.state.kernel_errors.inc();
                 tracing::error!(%error, "cannot judge established connections again; trying again every second");
                 let reason = format!("established connections could not be judged again: {error}");
-                self.news.unjudged = Some(self.state.readiness.hold(reason));
+                self.news.unjudged = Some((self.state.readiness.hold(reason), self.revoker.asked()));
                 self.try_again_later(kernel);
             }
         }

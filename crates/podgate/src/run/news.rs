@@ -9,6 +9,7 @@ use podgate_watch::Problem;
 
 use super::control::{Control, lock};
 use super::kernel::Kernel;
+use super::revoke::Asked;
 use crate::telemetry;
 
 /// What is told once: when it comes, not while it stays.
@@ -18,8 +19,8 @@ pub(crate) struct News {
     pub(super) warnings: BTreeSet<Warning>,
     pub(super) bridges: Option<telemetry::Hold>,
     pub(super) kernel: Option<telemetry::Hold>,
-    /// Connections that are forbidden by now may still be remembered as accepted.
-    pub(super) unjudged: Option<telemetry::Hold>,
+    /// Connections that are forbidden by now may still be remembered as accepted, until a look that begins after this.
+    pub(super) unjudged: Option<(telemetry::Hold, Asked)>,
     pub(super) unknown_node: Option<telemetry::Hold>,
     /// [`Input::TryAgain`](super::inputs::Input::TryAgain) is on its way.
     pub(super) trying_again: bool,

@@ -23,12 +23,20 @@ const REST: u32 = 9;
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Who judges connections again. Its thread ends when this is dropped.
-pub(crate) struct Revoker(mpsc::Sender<Job>);
+pub(crate) struct Revoker {
+    jobs: mpsc::Sender<Job>,
+    asked: Asked,
+}
+
+/// How often a look was asked for, up to some moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Asked(u64);
 
 /// A snapshot that is in use by every worker, and the number of the change that it is of.
 struct Job {
     snapshot: Arc<Snapshot>,
     number: u64,
+    asked: Asked,
     urgent: bool,
 }
 
@@ -37,6 +45,8 @@ struct Job {
 pub(crate) struct Judged {
     /// The newest change that it knew of.
     pub(crate) number: u64,
+    /// It began after whatever had been asked for until then.
+    pub(crate) asked: Asked,
     pub(crate) result: Result<Revoked, Error>,
 }
 
@@ -46,14 +56,24 @@ impl Revoker {
         let (jobs, waiting) = mpsc::channel();
         let work = move || work(marks, &waiting, &inputs);
         std::thread::Builder::new().name("revoker".to_owned()).spawn(work)?;
-        Ok(Self(jobs))
+        Ok(Self::new(jobs))
+    }
+
+    fn new(jobs: mpsc::Sender<Job>) -> Self {
+        Self { jobs, asked: Asked(0) }
     }
 
     /// Takes our label off each connection that this snapshot would not accept: its next packet comes up. One look is
     /// under way at a time; what is asked meanwhile is one more. `urgent`: nothing else keeps back what is forbidden.
-    pub(crate) fn judge_again(&self, snapshot: Arc<Snapshot>, number: u64, urgent: bool) {
+    pub(crate) fn judge_again(&mut self, snapshot: Arc<Snapshot>, number: u64, urgent: bool) {
+        self.asked.0 += 1;
         // Without its thread the process is ending.
-        let _ = self.0.send(Job { snapshot, number, urgent });
+        let _ = self.jobs.send(Job { snapshot, number, asked: self.asked, urgent });
+    }
+
+    /// How often a look was asked for by now.
+    pub(crate) fn asked(&self) -> Asked {
+        self.asked
     }
 }
 
@@ -63,7 +83,7 @@ fn work(marks: Marks, jobs: &Receiver<Job>, inputs: &Sender<Input>) {
         let begin = Instant::now();
         let result = conntrack::revoke(&marks, &mut |tracked| is_accepted(&job.snapshot, tracked));
         rested = Instant::now() + (begin.elapsed() * REST).min(LONGEST_REST);
-        if inputs.blocking_send(Input::Judged(Judged { number: job.number, result })).is_err() {
+        if inputs.blocking_send(Input::Judged(Judged { number: job.number, asked: job.asked, result })).is_err() {
             return;
         }
     }
@@ -107,34 +127,38 @@ mod tests {
     /// A revoker without its thread, and what it is asked.
     fn revoker() -> (Revoker, Receiver<Job>) {
         let (jobs, waiting) = mpsc::channel();
-        (Revoker(jobs), waiting)
+        (Revoker::new(jobs), waiting)
     }
 
-    fn ask(revoker: &Revoker, number: u64, urgent: bool) {
+    fn ask(revoker: &mut Revoker, number: u64, urgent: bool) {
         revoker.judge_again(Arc::new(Snapshot::empty()), number, urgent);
     }
 
     #[test]
     fn what_is_asked_meanwhile_is_one_look_by_the_newest() {
-        let (revoker, jobs) = revoker();
-        (1..=3).for_each(|number| ask(&revoker, number, false));
-        assert_eq!(next(&jobs, Instant::now()).map(|job| job.number), Some(3));
+        let (mut revoker, jobs) = revoker();
+        (1..=3).for_each(|number| ask(&mut revoker, number, false));
+        let look = next(&jobs, Instant::now()).unwrap();
+        assert_eq!((look.number, look.asked), (3, revoker.asked()));
         assert!(jobs.try_recv().is_err());
+        // What is asked for after it began is not seen by it.
+        ask(&mut revoker, 4, true);
+        assert!(look.asked < revoker.asked());
     }
 
     #[test]
     fn an_urgent_look_needs_no_rest_whatever_is_asked_after_it() {
-        let (revoker, jobs) = revoker();
-        ask(&revoker, 1, true);
-        ask(&revoker, 2, false);
+        let (mut revoker, jobs) = revoker();
+        ask(&mut revoker, 1, true);
+        ask(&mut revoker, 2, false);
         let never = Instant::now() + Duration::from_secs(3600);
         assert_eq!(next(&jobs, never).map(|job| (job.number, job.urgent)), Some((2, true)));
     }
 
     #[test]
     fn a_look_that_is_not_urgent_waits_for_the_rest() {
-        let (revoker, jobs) = revoker();
-        ask(&revoker, 1, false);
+        let (mut revoker, jobs) = revoker();
+        ask(&mut revoker, 1, false);
         let rested = Instant::now() + Duration::from_millis(30);
         assert_eq!(next(&jobs, rested).map(|job| job.number), Some(1));
         assert!(Instant::now() >= rested);
@@ -142,8 +166,8 @@ mod tests {
 
     #[test]
     fn the_end_of_the_agent_ends_a_rest() {
-        let (revoker, jobs) = revoker();
-        ask(&revoker, 1, false);
+        let (mut revoker, jobs) = revoker();
+        ask(&mut revoker, 1, false);
         drop(revoker);
         assert!(next(&jobs, Instant::now() + Duration::from_secs(3600)).is_none());
     }
