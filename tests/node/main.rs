@@ -6,6 +6,7 @@
 mod addresses;
 mod apiserver;
 mod attacks;
+mod boot;
 mod bridged;
 mod cached;
 mod clock;

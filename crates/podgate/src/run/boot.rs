@@ -3,7 +3,7 @@
 //! Half a world must never be enforced: a pod whose policies are not listed yet would be open. So what the first lists
 //! tell is taken into the index and built only when they are complete. Until then, in this order: the world that an
 //! earlier agent saved; else, as soon as this node's pod ranges are known, nothing but replies, remembered connections
-//! and the node's own traffic passes ([`BootMode::Closed`]).
+//! and the node's own traffic passes ([`BootMode::Closed`]); or everything does ([`BootMode::Open`]).
 
 use std::time::SystemTime;
 
@@ -26,7 +26,8 @@ pub(crate) enum BootMode {
 #[derive(Debug)]
 pub(crate) struct Boot {
     phase: Phase,
-    /// This node's pod ranges and nothing else; None where the start is open.
+    mode: BootMode,
+    /// This node's pod ranges and nothing else, or not even these where the start is open; None once there is a world.
     ranges: Option<Index>,
     dirty: bool,
     generation: Generation,
@@ -43,10 +44,15 @@ enum Phase {
 }
 
 impl Boot {
-    /// A start without any knowledge. `ranges` is an empty index with this node's name and the ranges that are set.
+    /// A start without any knowledge. `ranges` is an empty index with this node's name and, if it is to be closed, the
+    /// ranges that are set.
     pub(crate) fn new(mode: BootMode, ranges: Index) -> Self {
-        let ranges = (mode == BootMode::Closed).then_some(ranges);
-        Boot { phase: Phase::Unknown, ranges, dirty: true, generation: Generation(0) }
+        Boot { phase: Phase::Unknown, mode, ranges: Some(ranges), dirty: true, generation: Generation(0) }
+    }
+
+    /// What is done until a world is known.
+    pub(crate) fn mode(&self) -> BootMode {
+        self.mode
     }
 
     /// A saved world is in force.
@@ -87,7 +93,7 @@ impl Boot {
 
     /// Takes in what tells this node's pod ranges.
     pub(crate) fn note(&mut self, changes: &[Change]) {
-        let Some(ranges) = &mut self.ranges else { return };
+        let Some(ranges) = self.ranges.as_mut().filter(|_| self.mode == BootMode::Closed) else { return };
         for change in changes {
             let is_node = match change {
                 Change::Apply(object) => matches!(object, Object::Node(_)),
@@ -112,7 +118,7 @@ impl Boot {
         self.phase == Phase::Restored { alone: true }
     }
 
-    /// What is to be enforced of the ranges now, if that is new.
+    /// What is to be enforced until a world is known, if that is new.
     pub(crate) fn build(&mut self) -> Option<Build> {
         let ranges = self.ranges.as_mut().filter(|_| std::mem::take(&mut self.dirty))?;
         let build = ranges.build();
@@ -148,6 +154,22 @@ mod tests {
         boot.finish();
         assert!(boot.enforces());
         assert!(boot.finish().is_none(), "only once");
+    }
+
+    #[test]
+    fn an_open_start_closes_no_range_whatever_the_source_tells_of_this_node() {
+        let pod_cidrs = vec!["10.1.0.0/24".parse().unwrap()];
+        let node = podgate_api::Node { name: "n".to_owned(), pod_cidrs, ..Default::default() };
+        let told = [Change::Apply(Object::Node(node))];
+        for (mode, closed) in [(BootMode::Open, false), (BootMode::Closed, true)] {
+            let mut index = Index::new(Locality::Node("n".to_owned()));
+            index.guard_pod_ranges(Vec::new());
+            let mut boot = Boot::new(mode, index);
+            let ranges = |build: Option<Build>| build.and_then(|build| build.pod_ranges).unwrap_or_default();
+            assert!(ranges(boot.build()).is_empty());
+            boot.note(&told);
+            assert_eq!(!ranges(boot.build()).is_empty(), closed, "{mode:?}");
+        }
     }
 
     #[test]

@@ -16,13 +16,13 @@ use std::time::Instant;
 use anyhow::Result;
 use podgate_api::{Change, ObjectKey};
 use podgate_engine::{Counters, Publication, RuleId, Snapshot};
-use podgate_netfilter::Error;
+use podgate_netfilter::{Error, owner};
 use podgate_policy::{Build, Index};
 use podgate_watch::saved::Recorder;
 use podgate_watch::{Event, Freshness};
 use tokio::sync::mpsc;
 
-use super::boot::Boot;
+use super::boot::{Boot, BootMode};
 use super::inputs::{self, End, Input};
 use super::kernel::Kernel;
 use super::news::News;
@@ -92,7 +92,7 @@ impl Control {
         if self.boot.is_restored() {
             self.enforce(plane, Pending { judge_all: true, ..Pending::default() })?;
         }
-        self.close_ranges(plane)?;
+        self.bridge_start(plane)?;
         while let Some(first) = self.inputs.blocking_recv() {
             let mut pending = Pending::default();
             let mut next = Some(first);
@@ -125,7 +125,7 @@ impl Control {
                 self.first_world(plane, pending)?;
             } else if !self.boot.enforces() {
                 self.put_off = pending.dirty;
-                self.close_ranges(plane)?;
+                self.bridge_start(plane)?;
             } else if pending.dirty {
                 self.enforce(plane, pending)?;
             }
@@ -155,15 +155,24 @@ impl Control {
         Ok(())
     }
 
-    /// Enforces that nothing is known but where pods are.
-    fn close_ranges(&mut self, plane: &mut Plane<'_>) -> Result<()> {
-        match self.boot.build() {
-            Some(build) if plane.kernel.is_some() || !build.pod_ranges.as_ref().is_none_or(Vec::is_empty) => {
-                tracing::warn!("no world is known yet: this node's pod ranges are closed until the source has told it");
-                self.bring_into_force(plane, &build, Pending::default())
+    /// Enforces what is set for the time until a world is known.
+    fn bridge_start(&mut self, plane: &mut Plane<'_>) -> Result<()> {
+        let Some(build) = self.boot.build() else { return Ok(()) };
+        let (needs_rules, means) = match self.boot.mode() {
+            BootMode::Closed => {
+                let has_ranges = build.pod_ranges.as_ref().is_some_and(|ranges| !ranges.is_empty());
+                (has_ranges, "this node's pod ranges are closed until the source has told it")
             }
-            _ => Ok(()),
+            // Those of an agent that is no more enforce what it knew, and nobody answers what they send up.
+            BootMode::Open => (owner()?.is_some(), "nothing is enforced until the source has told it (--boot open)"),
+        };
+        if needs_rules || plane.kernel.is_some() {
+            self.bring_into_force(plane, &build, Pending::default())?;
+        } else if self.boot.mode() == BootMode::Closed {
+            return Ok(());
         }
+        tracing::warn!("no world is known yet: {means}");
+        Ok(())
     }
 
     /// Makes a build the current snapshot, and waits until every worker uses it.

@@ -36,7 +36,7 @@ use podgate_engine::{Counters, Publication, Snapshot};
 use podgate_policy::Index;
 use tokio::sync::mpsc;
 
-use self::boot::Boot;
+use self::boot::{Boot, BootMode};
 use self::control::Control;
 pub(crate) use self::control::{SharedIndex, lock};
 use self::inputs::End;
@@ -98,7 +98,10 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let mut restored = source.restore(&mut index, guarded);
     let index = Arc::new(Mutex::new(index));
     source.follow(std::mem::take(&mut restored.keys), sender.clone());
-    let mut boot = Boot::new(args.boot(), guarded());
+    let mut boot = match args.boot() {
+        BootMode::Closed => Boot::new(BootMode::Closed, guarded()),
+        BootMode::Open => Boot::new(BootMode::Open, Index::new(args.source.locality())),
+    };
     if restored.saved.is_some() {
         boot.restored();
         state.restored(restored.saved);
