@@ -192,7 +192,7 @@ impl Node {
     }
 
     fn launch_on(&self, port: u16, arguments: &[&str]) -> Agent {
-        self.launch_by(mortal(binary()), port, arguments)
+        self.launch_by(command(), port, arguments)
     }
 
     fn launch_by(&self, command: std::process::Command, port: u16, arguments: &[&str]) -> Agent {
@@ -211,7 +211,7 @@ impl Node {
     /// Starts another agent beside the one that runs, which follows a cluster whose API server does not answer, unless
     /// there is one at [`API`].
     pub(crate) fn launch_in_the_dark(&mut self, arguments: &[&str]) -> Agent {
-        self.follow_cluster(mortal(binary()), arguments)
+        self.follow_cluster(command(), arguments)
     }
 
     /// Likewise; its state directory is a disk of so many KiB, which only it and [`disk`](Self::disk) see.
@@ -498,6 +498,17 @@ pub(crate) fn pair(tcp: &[u16], udp: &[u16]) -> (Node, Pod, Pod, Server) {
 /// The binary under test.
 pub(crate) fn binary() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_podgate"))
+}
+
+/// What becomes the agent. With `PODGATE_OLDER_KERNEL` it is told that it runs on Linux 2.6, and does what it does before
+/// 6.12: `make node-older`.
+fn command() -> std::process::Command {
+    if std::env::var_os("PODGATE_OLDER_KERNEL").is_none() {
+        return mortal(binary());
+    }
+    let mut command = mortal("setarch");
+    command.arg("--uname-2.6").arg(binary());
+    command
 }
 
 /// The file that [`Node::pod`] writes.
