@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, Probe, Server, Signal};
+use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, PodOptions, Probe, Server, Signal};
 
 use crate::kit::{LONG, Node, deny_all, pair, web_on};
 use crate::load::{CLOSED, Load, OPEN};
@@ -181,13 +181,14 @@ fn killed_and_started_again_under_load_nothing_forbidden_passes_and_established_
     // A client that lost its SYN waits: many keep the rate up.
     let load = Load::start(&client, &web, rate, (rate / 10).max(8));
     let mut slowest = Duration::ZERO;
-    for _ in 0..times {
+    // What an agent has cached is accepted while there is none; every other one caches nothing.
+    for number in 0..times {
         load.await_connections(20);
         node.kill();
         // Without an agent, by the label alone, and sooner than anything is sent again.
         connection.ping(Duration::from_millis(190)).expect("it goes on");
         let begun = Instant::now();
-        node.start(&[]);
+        node.start(if number % 2 == 0 { &["--cache", "0"] } else { &[] });
         let open = client.client().first_open(web.v4(), OPEN, Duration::from_millis(1), PATIENCE).expect("asked");
         slowest = slowest.max(open.expect("open again") - begun);
         connection.ping(PATIENCE).expect("it goes on");
@@ -248,4 +249,49 @@ fn what_waited_for_an_agent_that_stood_still_through_a_hand_over_is_not_its_to_j
     assert!(server.await_arrival(DENY_WAIT, |_| true).is_none(), "{}", node.log());
     socket.send_to(b"forbidden", to).expect("sent");
     assert!(server.await_arrival(DENY_WAIT, |_| true).is_none(), "{}", node.log());
+}
+
+/// A counter of TCP in a pod, such as `OutSegs` (proc(5), /proc/net/snmp).
+fn tcp_counter(pod: &Pod, name: &str) -> u64 {
+    let text = pod.netns().run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).expect("read");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: ")).map(str::split_whitespace);
+    let (names, values) = (lines.next().expect("names"), lines.next().expect("values"));
+    let found = names.zip(values).find(|(found, _)| *found == name).expect("the counter");
+    found.1.parse().expect("a number")
+}
+
+#[test]
+fn a_plain_restart_costs_established_connections_nothing_and_waiting_ones_one_retransmission_once_it_is_back() {
+    let (mut node, web, client, _server) = shop();
+    let late = node.pod(PodOptions::new("shop/late"));
+    node.start(&[]);
+    let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
+    connection.ping(PATIENCE).expect("permitted");
+    let (rate, times) = dose("PODGATE_RESTARTS", 2);
+    let load = Load::start(&client, &web, rate, (rate / 10).max(8));
+    let mut slowest = Duration::ZERO;
+    for _ in 0..times {
+        load.await_connections(20);
+        node.stop();
+        connection.ping(Duration::from_millis(190)).expect("it goes on");
+        let sent = tcp_counter(&late, "OutSegs");
+        let (since_back, more) = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| late.client().open(web.v4(), OPEN, LONG).map(|_| Instant::now()));
+            // Nobody tells when it has asked: each look is a read, and the pace.
+            while tcp_counter(&late, "OutSegs") == sent {
+                std::thread::yield_now();
+            }
+            node.start(&[]);
+            let (back, again) = (Instant::now(), tcp_counter(&late, "RetransSegs"));
+            let open = waiting.join().expect("no panic").expect("open again");
+            (open.saturating_duration_since(back), tcp_counter(&late, "RetransSegs") - again)
+        });
+        assert!(more <= 1, "{more} more\n{}", node.log());
+        slowest = slowest.max(since_back);
+        connection.ping(PATIENCE).expect("it goes on");
+    }
+    let came = load.stop();
+    println!("{times} restarts at {rate} connections/s, {slowest:?} at most from back to connection: {came:?}");
+    assert_eq!(came.leaked, 0, "{came:?}");
+    judged_right(&node, &web, &client);
 }
