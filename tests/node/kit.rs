@@ -407,6 +407,16 @@ impl Agent {
         line.rsplit(' ').next()?.parse().ok()
     }
 
+    /// How many notices the kernel could not bring to the sockets of its namespace that want one of these groups of a netlink
+    /// protocol (columns 1, 3 and 8: `netlink_native_seq_show` in net/netlink/af_netlink.c).
+    pub(crate) fn lost_notices(&self, protocol: u32, groups: u32) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/net/netlink", self.process.id())).expect("it runs");
+        let rows = text.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+        let wants = |row: &[&str]| u32::from_str_radix(row[3], 16).is_ok_and(|wanted| wanted & groups > 0);
+        let watching = rows.filter(|row| row[1].parse() == Ok(protocol) && wants(row));
+        watching.map(|row| row[8].parse::<u64>().expect("a number")).sum()
+    }
+
     /// Waits until it is ready.
     pub(crate) fn await_ready(&self) {
         let (status, body) = self.get("/readyz?generation=1");

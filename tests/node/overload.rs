@@ -161,15 +161,9 @@ fn a_queue_that_nobody_answers_overflows_and_is_told_and_answered_afterwards() {
     expect_well(&node, &web, &client);
 }
 
-/// How many notices of nftables the kernel could not bring to a socket of this namespace that wants them
-/// (`netlink_native_seq_show` in net/netlink/af_netlink.c: protocol, groups, and drops are columns).
+/// How many notices of nftables (the group NFNLGRP_NFTABLES of NETLINK_NETFILTER) were lost.
 fn lost_notices(node: &Node) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/net/netlink", node.agent().process.id())).expect("it runs");
-    let rows = text.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    // NETLINK_NETFILTER, the group NFNLGRP_NFTABLES.
-    let watching =
-        rows.filter(|row| row[1] == "12" && u32::from_str_radix(row[3], 16).is_ok_and(|groups| groups & 0x40 > 0));
-    watching.map(|row| row[8].parse::<u64>().expect("a number")).sum()
+    node.agent().lost_notices(12, 0x40)
 }
 
 #[test]

@@ -4,7 +4,6 @@
 //! A full queue, and lost notices of one change of the rules, are `overload`'s.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -53,14 +52,9 @@ fn a_queue_whose_socket_has_no_room_loses_packets_is_told_and_answered_afterward
     expect_well(&node, &web, &client);
 }
 
-/// Columns of `/proc/net/netlink` are protocol (1), groups (3) and drops (8): `netlink_native_seq_show` in
-/// net/netlink/af_netlink.c. How many notices of routes (`RTMGRP_IPV4_ROUTE` is 0x40) were lost.
+/// How many notices of routes (the group RTMGRP_IPV4_ROUTE of NETLINK_ROUTE) were lost.
 fn lost_routes(node: &Node) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/net/netlink", node.agent().process.id())).expect("it runs");
-    let rows = text.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
-    let watching =
-        rows.filter(|row| row[1] == "0" && u32::from_str_radix(row[3], 16).is_ok_and(|groups| groups & 0x40 > 0));
-    watching.map(|row| row[8].parse::<u64>().expect("a number")).sum()
+    node.agent().lost_notices(0, 0x40)
 }
 
 fn link_towards(node: &Node, to: &str) -> String {
