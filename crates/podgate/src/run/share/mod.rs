@@ -17,7 +17,7 @@
 //!
 //! The aim is the largest share with which nothing is lost in the queues: who asks for less gets what it asks for, and
 //! all others the same, up to what the workers can do. Nobody knows that number, as it depends on who asks; so it is
-//! found by halving, which is quick, and by trying more, which is slow: after [`PATIENCE`], and twice as long each time
+//! found by halving, which is quick, and by trying more, which is slow: after [`PATIENCE`](regulator::PATIENCE), and twice as long each time
 //! that this was too much, as it costs the others packets.
 //!
 //! An agent that ends leaves a share as it is: without an agent nothing is judged anyway. The next one begins without.

@@ -8,7 +8,7 @@ const LEAST: u32 = 100;
 /// What no pod can send in a second, for watching.
 pub(super) const WATCH: u32 = 1_000_000_000;
 /// Before more is tried, or nobody else is thought to be there.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// Before it is tried once more where it was too much again and again.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(64);
 /// Shares end when no pod had more for so long.
