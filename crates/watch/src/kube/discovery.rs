@@ -7,8 +7,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::connect::Connection;
-use super::reflect::{JSON, Target};
+use super::reflect::Target;
 use super::request::{Failure, Reason};
+use super::wire::JSON;
 
 /// What `/apis` tells.
 #[derive(Deserialize)]

@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use super::board::Board;
 use super::keys::Keys;
 use super::objects::Objects;
-use super::reflect::{Heard, Page, Sink, hear};
+use super::reflect::Sink;
 use super::resources::{RESOURCES, Resource};
+use super::wire::{Heard, Page, hear};
 use crate::Event;
 
 /// Events that a few objects cause, with room to spare: nobody takes them out meanwhile.

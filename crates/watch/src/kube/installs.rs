@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::reflect::{LIST_OF_METADATA, METADATA, Sink, State, Target};
+use super::reflect::{Sink, State, Target};
 use super::resources::{self, Presence};
 use super::slim::Head;
+use super::wire::{LIST_OF_METADATA, METADATA};
 
 /// The sink for definitions: it counts up whenever one that matters has changed.
 #[derive(Debug)]

@@ -30,6 +30,7 @@ mod resources;
 mod slim;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,8 +46,9 @@ pub use connect::identity;
 use installs::Installs;
 pub use keys::Known;
 use objects::Objects;
-use reflect::{JSON, Reflector, Target};
+use reflect::{Reflector, Target};
 use resources::RESOURCES;
+use wire::JSON;
 
 /// What is to be followed, and how.
 #[derive(Debug, Clone)]

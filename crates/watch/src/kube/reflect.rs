@@ -11,14 +11,11 @@
 //! lagging API server may answer from its past, does not see `Retry-After`, begins anew at once when watches end at
 //! once, and does not notice that a server was replaced.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kube::core::Request;
 use kube::core::params::{ListParams, WatchParams};
-use kube::core::{Request, Status};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use super::backoff::{Backoff, jittered};
@@ -27,6 +24,7 @@ use super::discovery;
 use super::lines::Lines;
 use super::request::{Failure, Reason};
 use super::resources::Presence;
+use super::wire::{Heard, Identified, LIST_OF_METADATA, Page, garbled, hear};
 use crate::Since;
 
 /// An API server serves a resource a moment after its definition was told: so long it is asked often.
@@ -113,59 +111,6 @@ impl End {
     fn is_too_large(&self) -> bool {
         matches!(self, End::Relist(failure) if failure.reason == Reason::TooLarge)
     }
-}
-
-#[derive(Deserialize)]
-pub(super) struct Page<'a> {
-    #[serde(borrow)]
-    metadata: PageMeta<'a>,
-    #[serde(borrow, default)]
-    pub(super) items: Option<Vec<&'a RawValue>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PageMeta<'a> {
-    #[serde(borrow, default)]
-    resource_version: Cow<'a, str>,
-    #[serde(borrow, default, rename = "continue")]
-    token: Cow<'a, str>,
-}
-
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(borrow, rename = "type")]
-    what: Cow<'a, str>,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct Bookmark<'a> {
-    #[serde(borrow)]
-    metadata: BookmarkMeta<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BookmarkMeta<'a> {
-    #[serde(borrow, default)]
-    resource_version: Cow<'a, str>,
-    #[serde(borrow, default)]
-    annotations: Option<BookmarkAnnotations<'a>>,
-}
-
-#[derive(Deserialize)]
-struct BookmarkAnnotations<'a> {
-    #[serde(borrow, default, rename = "k8s.io/initial-events-end")]
-    initial_events_end: Option<Cow<'a, str>>,
-}
-
-/// One line of a watch, understood.
-pub(super) enum Heard {
-    Object,
-    Bookmark { ends_list: bool },
-    Error(Failure),
 }
 
 impl<S: Sink> Reflector<S> {
@@ -424,26 +369,12 @@ impl<S: Sink> Reflector<S> {
     /// What tells this cluster from every other: the uid of a namespace that all have and that is never deleted.
     async fn identity(&self) -> Result<Option<String>, Failure> {
         const PATH: &str = "/api/v1/namespaces?fieldSelector=metadata.name%3Dkube-system";
-        #[derive(Deserialize)]
-        struct Named {
-            metadata: Uid,
-        }
-        #[derive(Deserialize)]
-        struct Uid {
-            #[serde(default)]
-            uid: String,
-        }
-        #[derive(Deserialize)]
-        struct Found {
-            #[serde(default)]
-            items: Option<Vec<Named>>,
-        }
         let answer = match self.connection.get(PATH, LIST_OF_METADATA).await {
             Err(failure) if matches!(failure.reason, Reason::Forbidden | Reason::NotFound) => return Ok(None),
             answer => answer?,
         };
         let text = answer.whole(self.connection.timing().answer).await?;
-        let found: Found = serde_json::from_slice(&text).map_err(|error| garbled(&error))?;
+        let found: Identified = serde_json::from_slice(&text).map_err(|error| garbled(&error))?;
         Ok(found.items.into_iter().flatten().next().map(|found| found.metadata.uid))
     }
 
@@ -491,42 +422,4 @@ impl<S: Sink> Reflector<S> {
         tracing::debug!(path = self.target.path, why = failure.why, ?wait, "waiting before the next try");
         tokio::time::sleep(wait).await;
     }
-}
-
-/// Understands one line of a watch; objects go to the sink.
-pub(super) fn hear<S: Sink>(sink: &mut S, line: &[u8], version: &mut String) -> Result<Heard, Failure> {
-    let line: Line<'_> = serde_json::from_slice(line).map_err(|error| garbled(&error))?;
-    match &*line.what {
-        what @ ("ADDED" | "MODIFIED" | "DELETED") => {
-            let of_object = sink.take(line.object.get(), what == "DELETED");
-            if let Some(of_object) = of_object.filter(|of_object| !of_object.is_empty()) {
-                *version = of_object;
-            }
-            Ok(Heard::Object)
-        }
-        "BOOKMARK" => {
-            let bookmark: Bookmark<'_> = serde_json::from_str(line.object.get()).map_err(|error| garbled(&error))?;
-            if !bookmark.metadata.resource_version.is_empty() {
-                *version = bookmark.metadata.resource_version.into_owned();
-            }
-            let end = bookmark.metadata.annotations.and_then(|annotations| annotations.initial_events_end);
-            Ok(Heard::Bookmark { ends_list: end.as_deref() == Some("true") })
-        }
-        "ERROR" => {
-            let status: Status = serde_json::from_str(line.object.get()).map_err(|error| garbled(&error))?;
-            Ok(Heard::Error(Failure::of_status(&status)))
-        }
-        other => Err(Failure::new(Reason::Garbled, format!("the API server tells an unknown event, {other:?}"))),
-    }
-}
-
-/// What is asked for: objects as they are, or only their metadata.
-pub(super) const JSON: &str = "application/json";
-/// See [`JSON`].
-pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-/// See [`JSON`].
-pub(super) const LIST_OF_METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-
-fn garbled(error: &serde_json::Error) -> Failure {
-    Failure::new(Reason::Garbled, format!("the API server's answer can't be read: {error}"))
 }
