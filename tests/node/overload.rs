@@ -4,9 +4,11 @@
 //! Who else notices a flood is `share`'s. The counts are bounded and small here; the variables that [`dose`] reads make
 //! larger runs of the same.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -290,4 +292,64 @@ fn a_full_disk_is_told_and_stops_no_policy_and_is_over_when_there_is_room() {
     open(OPEN);
     node.await_generation(generation + 2);
     expect_well(&node, &web, &client);
+}
+
+/// More than an agent keeps of what a disk does not take: namespaces with many labels, of some 100 KB each.
+const BEYOND_MEMORY: usize = 400;
+
+#[test]
+fn a_disk_that_was_full_for_too_long_has_all_of_the_world_again_when_there_is_room() {
+    let (mut node, web, client, _server) = pair(&[OPEN, CLOSED], &[]);
+    let api = ApiServer::start(node.netns());
+    api.put_all(&node.host, &[&web, &client]);
+    api.put_web_on(OPEN);
+    let agent = node.launch_on_a_small_disk(80 << 10, &[]);
+    agent.await_ready();
+    node.adopt(agent);
+    let up = "podgate_saved_world_up";
+    node.await_metric(up, 1.0);
+
+    let other = node.disk().join("other");
+    let mut file = fs::File::create(&other).expect("made");
+    for size in [1 << 20, 4096, 64, 1] {
+        while file.write_all(&vec![1; size]).is_ok() {}
+    }
+    let labels: BTreeMap<String, String> = (0..1300).map(|n| (format!("label-{n}"), "x".repeat(60))).collect();
+    let namespace = |n: usize, labels: &BTreeMap<String, String>| {
+        api.put(NAMESPACES, json!({"metadata": {"name": format!("n{n}"), "labels": labels}}));
+    };
+    (0..BEYOND_MEMORY).for_each(|n| namespace(n, &labels));
+    node.await_metric("podgate_saved_world_lost_changes_total", 1.0);
+    (0..BEYOND_MEMORY).for_each(|n| namespace(n, &BTreeMap::new()));
+    assert_eq!(node.metric(up), 0.0);
+
+    fs::remove_file(&other).expect("removed");
+    drop(file);
+    // An agent waits for a quarter of a minute before it tries the disk again.
+    node.agent().await_line("there is room for the last known world again");
+    node.await_metric(up, 1.0);
+    let (generation, bytes) = (node.generation(), node.metric("podgate_saved_world_bytes"));
+    api.put_web_on(CLOSED);
+    node.await_generation(generation + 1);
+    node.await_metric("podgate_saved_world_bytes", bytes + 1.0);
+
+    // The disk is there for as long as somebody has something of it open.
+    let name = node.host.name().to_owned();
+    let seen = fs::File::open(node.disk().join(&name)).expect("its files");
+    node.kill();
+    drop(api);
+    let kept = node.directory().join(".state").join(&name);
+    fs::create_dir_all(&kept).expect("made");
+    for file in ["snapshot", "journal"] {
+        let from = format!("/proc/self/fd/{}/{file}", seen.as_raw_fd());
+        fs::copy(from, kept.join(file)).expect("copied");
+    }
+    let agent = node.launch_in_the_dark(&[]);
+    agent.await_ready();
+    node.adopt(agent);
+    assert_eq!(node.metric("podgate_namespaces"), BEYOND_MEMORY as f64 + 1.0);
+    node.expect(&[
+        Probe::closed(client.client(), web.v4(), Tcp(OPEN)),
+        Probe::open(client.client(), web.v4(), Tcp(CLOSED)),
+    ]);
 }

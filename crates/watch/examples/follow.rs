@@ -39,6 +39,7 @@ async fn main() {
                 synced = true;
                 println!("{at:?}: synced, {told} events: {counts:?}; {}", memory());
             }
+            Event::Retold { world, .. } => println!("{at:?}: told again, for world {world}"),
             Event::Problems(problems) => println!("{at:?}: {problems:#?}"),
             Event::Freshness(all) => println!("{at:?}: {all:?}"),
         }

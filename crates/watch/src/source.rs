@@ -16,6 +16,14 @@ pub enum Event {
     },
     /// All that was there at the start has been told.
     Synced,
+    /// All that is there has been told once more, since a world of this number was wanted
+    /// ([`Recorder::wanted`](crate::saved::Recorder::wanted)); nothing new is known by that.
+    Retold {
+        /// The world's number.
+        world: u64,
+        /// Objects that were not told again: what was told of them before stays in force, as they can't be read now.
+        kept: Vec<ObjectKey>,
+    },
     /// The full list of what is wrong at the source now (empty: all well again).
     Problems(Vec<Problem>),
     /// How fresh each resource of the source is now: the full list, told whenever one of them changes.

@@ -36,7 +36,7 @@ pub fn run(data: &[u8]) {
                 }
             }
             Event::Problems(problems) => assert!(problems.iter().all(|problem| !problem.message.is_empty())),
-            Event::Synced | Event::Freshness(_) => {}
+            Event::Synced | Event::Retold { .. } | Event::Freshness(_) => {}
         }
     }
     index.build();

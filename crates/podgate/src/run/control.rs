@@ -329,6 +329,11 @@ impl Control {
                 pending.noticed.push(noticed);
             }
             Event::Synced => pending.synced = true,
+            Event::Retold { world, kept } => {
+                if let Some(recorder) = &self.recorder {
+                    recorder.retold(world, &kept);
+                }
+            }
             Event::Problems(problems) => self.tell_problems(problems),
             Event::Freshness(all) => self.take_freshness(all),
         }

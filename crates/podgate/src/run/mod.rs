@@ -97,7 +97,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
     let mut index = guarded();
     let mut restored = source.restore(&mut index, guarded);
     let index = Arc::new(Mutex::new(index));
-    source.follow(std::mem::take(&mut restored.keys), sender.clone());
+    source.follow(&mut restored, sender.clone());
     let mut boot = match args.boot() {
         BootMode::Closed => Boot::new(BootMode::Closed, guarded()),
         BootMode::Open => Boot::new(BootMode::Open, Index::new(args.source.locality())),

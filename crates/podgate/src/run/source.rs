@@ -170,8 +170,9 @@ impl Source {
         restored
     }
 
-    /// Follows the source; its events go to `inputs`. `known` is what is in force already.
-    pub(crate) fn follow(self, known: kube::Known, inputs: Sender<Input>) {
+    /// Follows the source; its events go to `inputs`. Of what is `restored` the keys are what is in force already, and the
+    /// recorder tells when it must be told the world anew.
+    pub(crate) fn follow(self, restored: &mut Restored, inputs: Sender<Input>) {
         match self {
             Source::Manifests(directory) => {
                 inputs::source(
@@ -181,7 +182,9 @@ impl Source {
                 );
             }
             Source::Cluster(cluster) => {
-                let settings = kube::Settings { known, ..kube::Settings::new(cluster.access) };
+                let known = std::mem::take(&mut restored.keys);
+                let wanted = restored.recorder.as_ref().map(saved::Recorder::wanted);
+                let settings = kube::Settings { known, wanted, ..kube::Settings::new(cluster.access) };
                 inputs::source("the cluster", |events| kube::follow(settings, events), inputs);
             }
         }

@@ -190,7 +190,9 @@ fn cached(cache: &Cache) -> Option<Cached> {
 }
 
 fn told_of(place: &Path, status: saved::Status) -> Saved {
-    let lost = (status.lost_changes > 0).then(|| format!("{} changes are missing in it", status.lost_changes));
+    let lost = status.outdated.then(|| {
+        format!("changes are missing in it, {} so far: it is written anew once there is room", status.lost_changes)
+    });
     let held = status.held_by_other.then(|| "another agent writes it: this one will when that has ended".to_owned());
     let begun = (!status.saving).then(|| "this agent has not written the whole world yet".to_owned());
     Saved {
@@ -238,9 +240,11 @@ mod tests {
         assert!(problem(saved::Status::default()).contains("not written"));
         let held = saved::Status { held_by_other: true, ..saved::Status::default() };
         assert!(problem(held.clone()).contains("another agent"));
-        let full = saved::Status { error: Some("no space left".to_owned()), lost_changes: 3, ..held };
+        let full = saved::Status { error: Some("no space left".to_owned()), lost_changes: 3, outdated: true, ..held };
         assert_eq!(problem(full), "no space left");
-        assert!(problem(saved::Status { lost_changes: 3, ..well }).contains("3 changes"));
+        let lost = saved::Status { lost_changes: 3, outdated: true, ..well };
+        assert!(problem(lost.clone()).contains("missing in it, 3"));
+        assert_eq!(told_of(place, saved::Status { outdated: false, ..lost }).problem, None, "they are not for ever");
     }
 
     #[test]

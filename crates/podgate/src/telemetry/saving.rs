@@ -36,7 +36,7 @@ impl Collector for Saving {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let status = self.teller.status();
-        let up = status.saving && status.error.is_none() && !status.wants_world;
+        let up = status.saving && status.error.is_none() && !status.outdated;
         let one = |name, kind, value| {
             let mut family = Family::new(name, kind);
             family.push(&[], value);

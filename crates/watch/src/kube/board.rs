@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use podgate_api::ObjectKey;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use super::resources::{Presence, RESOURCES, Resource};
 use crate::{Event, FreshState, Freshness, Problem};
@@ -15,6 +15,8 @@ const MOST_PROBLEMS: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Board {
     events: mpsc::Sender<Event>,
+    /// The number of the world that all is to be told for.
+    wanted: watch::Receiver<u64>,
     rows: Mutex<Rows>,
 }
 
@@ -22,6 +24,8 @@ pub(super) struct Board {
 struct Rows {
     rows: Vec<Row>,
     synced: bool,
+    /// The last world that all was told for.
+    retold: u64,
 }
 
 #[derive(Debug)]
@@ -30,6 +34,10 @@ struct Row {
     state: FreshState,
     /// All of it was told once, or it is one that podgate can go on without.
     settled: bool,
+    /// The world that it was told for at last,
+    told: u64,
+    /// and what of it could not be read then, but was known.
+    kept: Vec<ObjectKey>,
     /// What is wrong with the resource as a whole.
     refused: Option<Problem>,
     objects: Vec<Problem>,
@@ -37,12 +45,14 @@ struct Row {
 
 impl Board {
     /// A board on which everything is about to be listed, and that says so.
-    pub(super) async fn new(events: mpsc::Sender<Event>) -> Arc<Self> {
-        let row =
-            |resource| Row { resource, state: FreshState::Listing, settled: false, refused: None, objects: Vec::new() };
-        let rows = Rows { rows: RESOURCES.iter().map(row).collect(), synced: false };
+    pub(super) async fn new(events: mpsc::Sender<Event>, wanted: watch::Receiver<u64>) -> Arc<Self> {
+        let row = |resource| {
+            let (settled, told, kept, refused, objects) = Default::default();
+            Row { resource, state: FreshState::Listing, settled, told, kept, refused, objects }
+        };
+        let rows = Rows { rows: RESOURCES.iter().map(row).collect(), synced: false, retold: 0 };
         let first = rows.freshness();
-        let board = Arc::new(Self { events, rows: Mutex::new(rows) });
+        let board = Arc::new(Self { events, wanted, rows: Mutex::new(rows) });
         board.tell(first).await;
         board
     }
@@ -61,10 +71,19 @@ impl Board {
         self.tell(freshness).await;
     }
 
-    /// A resource is there, but podgate may not read it.
-    pub(super) async fn refused(&self, resource: &Resource, why: &str) {
+    /// The number of the world that a list which begins now is for.
+    pub(super) fn wanted(&self) -> u64 {
+        *self.wanted.borrow()
+    }
+
+    /// A resource is there, but podgate may not read it; what was known of it stays in force.
+    pub(super) async fn refused(&self, resource: &Resource, why: &str, known: impl FnOnce() -> Vec<ObjectKey>) {
+        let wanted = self.wanted();
         let mut rows = self.rows.lock().await;
         let Some(row) = rows.of(resource) else { return };
+        if row.told < wanted {
+            (row.told, row.kept) = (wanted, known());
+        }
         row.settled |= resource.presence == Presence::Wanted;
         let problem = Problem { place: resource.to_string(), object: None, message: why.to_owned() };
         if row.refused.as_ref() != Some(&problem) {
@@ -75,11 +94,13 @@ impl Board {
         self.sync(&mut rows).await;
     }
 
-    /// What there is of a resource was told, or it is known that there is nothing of it.
-    pub(super) async fn settled(&self, resource: &Resource) {
+    /// What there is of a resource was told, for the world of this number, or it is known that there is nothing of it.
+    /// `kept` is known, but can't be read now.
+    pub(super) async fn settled(&self, resource: &Resource, world: u64, kept: Vec<ObjectKey>) {
         let mut rows = self.rows.lock().await;
         if let Some(row) = rows.of(resource) {
             row.settled = true;
+            (row.told, row.kept) = (world, kept);
         }
         self.sync(&mut rows).await;
     }
@@ -98,6 +119,13 @@ impl Board {
         if !rows.synced && rows.rows.iter().all(|row| row.settled) {
             rows.synced = true;
             self.tell(Event::Synced).await;
+        }
+        let wanted = self.wanted();
+        let is_told = |row: &Row| row.told >= wanted || row.state == FreshState::Absent;
+        if rows.synced && rows.retold < wanted && rows.rows.iter().all(is_told) {
+            rows.retold = wanted;
+            let kept = rows.rows.iter().flat_map(|row| &row.kept).cloned().collect();
+            self.tell(Event::Retold { world: wanted, kept }).await;
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use podgate_api::Kind;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::board::Board;
 use super::keys::Keys;
@@ -47,7 +47,7 @@ fn resource_of(number: usize) -> &'static Resource {
 /// that ends a watch ends this too.
 pub async fn follow(resource: usize, page: Option<&[u8]>, watch: &[u8]) -> Told {
     let (sender, mut receiver) = mpsc::channel(ROOM);
-    let board = Board::new(sender.clone()).await;
+    let board = Board::new(sender.clone(), watch::Sender::new(0).subscribe()).await;
     let mut objects = Objects::new(resource_of(resource), sender, board, Keys::default());
     if let Some(page) = page {
         objects.begin_list();

@@ -126,6 +126,12 @@ impl Keys {
         true
     }
 
+    /// All of them.
+    pub(super) fn all(&self, kind: Kind) -> Vec<ObjectKey> {
+        let key = |namespace: &str, name: &str| ObjectKey { kind, namespace: namespace.into(), name: name.into() };
+        self.namespaces.iter().flat_map(|(space, names)| names.names.iter().map(move |name| key(space, name))).collect()
+    }
+
     /// A list begins, perhaps after another that did not come to its end.
     pub(super) fn begin_list(&mut self) {
         self.namespaces.values_mut().for_each(|names| names.seen.fill(false));

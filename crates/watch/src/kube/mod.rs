@@ -36,7 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::Event;
@@ -59,6 +59,9 @@ pub struct Settings {
     pub known: Known,
     /// How long things may take.
     pub timing: Timing,
+    /// Whenever this number goes up, all is listed and told once more, and then [`Event::Retold`]; see
+    /// [`Recorder::wanted`](crate::saved::Recorder::wanted).
+    pub wanted: Option<watch::Receiver<u64>>,
 }
 
 /// How the API server is reached.
@@ -124,7 +127,7 @@ impl Default for Timing {
 impl Settings {
     /// Settings with nothing known before.
     pub fn new(access: Access) -> Self {
-        Self { access, known: Known::default(), timing: Timing::default() }
+        Self { access, known: Known::default(), timing: Timing::default(), wanted: None }
     }
 }
 
@@ -168,7 +171,9 @@ pub enum Error {
 /// The configuration can't be used, as it is at the start.
 pub async fn follow(settings: Settings, events: mpsc::Sender<Event>) -> Result<(), Error> {
     let connection = Arc::new(Connection::new(settings.access, settings.timing).await?);
-    let board = Board::new(events.clone()).await;
+    let never = || watch::Sender::new(0).subscribe();
+    let wanted = settings.wanted.unwrap_or_else(never);
+    let board = Board::new(events.clone(), wanted.clone()).await;
     let (installs, installed) = Installs::new();
     let mut known = settings.known;
     let mut tasks = JoinSet::new();
@@ -180,10 +185,11 @@ pub async fn follow(settings: Settings, events: mpsc::Sender<Event>) -> Result<(
             presence: resource.presence,
             accept: (JSON, JSON),
         };
-        tasks.spawn(Reflector::new(target, objects, Arc::clone(&connection), installed.clone()).run());
+        let (connection, installed) = (Arc::clone(&connection), installed.clone());
+        tasks.spawn(Reflector::new(target, objects, connection, installed, wanted.clone()).run());
     }
     drop(known);
-    tasks.spawn(Reflector::new(Installs::target(), installs, connection, installed).run());
+    tasks.spawn(Reflector::new(Installs::target(), installs, connection, installed, never()).run());
     tokio::select! {
         () = events.closed() => Ok(()),
         ended = tasks.join_next() => {

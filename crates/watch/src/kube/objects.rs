@@ -38,6 +38,8 @@ pub(super) struct Objects {
     nameless: Vec<Problem>,
     /// The problems changed since they were told.
     untold: bool,
+    /// The number of the world that is, or was, listed for.
+    world: u64,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,15 @@ impl Objects {
     /// `keys`: those told before.
     pub(super) fn new(resource: &'static Resource, events: mpsc::Sender<Event>, board: Arc<Board>, keys: Keys) -> Self {
         let (changes, text, troubled, nameless) = Default::default();
-        Self { resource, events, board, keys, changes, text, troubled, nameless, untold: false }
+        Self { resource, events, board, keys, changes, text, troubled, nameless, untold: false, world: 0 }
+    }
+
+    /// Objects whose last good state stays in force: the list that just ended told nothing of them.
+    fn kept(&self) -> Vec<ObjectKey> {
+        let is_kept = |(key, trouble): &(&ObjectKey, &Trouble)| {
+            !trouble.stands_in && self.keys.contains(&key.namespace, &key.name)
+        };
+        self.troubled.iter().filter(is_kept).map(|(key, _)| key.clone()).collect()
     }
 
     fn key(&self, head: &Head<'_>) -> ObjectKey {
@@ -147,6 +157,7 @@ impl Objects {
 
 impl Sink for Objects {
     fn begin_list(&mut self) {
+        self.world = self.board.wanted();
         self.keys.begin_list();
         self.troubled.values_mut().for_each(|trouble| trouble.seen = false);
         self.untold |= !std::mem::take(&mut self.nameless).is_empty();
@@ -203,7 +214,7 @@ impl Sink for Objects {
         self.troubled.retain(|_, trouble| trouble.seen);
         self.untold |= self.troubled.len() != troubled;
         self.flush(noticed).await;
-        self.board.settled(self.resource).await;
+        self.board.settled(self.resource, self.world, self.kept()).await;
     }
 
     async fn state(&mut self, state: State<'_>) {
@@ -215,7 +226,7 @@ impl Sink for Objects {
             State::Failing { since, why, forbidden: true } => {
                 let grant = "grant podgate's service account the verbs list and watch on";
                 let why = format!("{why}; {grant} {} ({})", self.resource, without(self.resource.presence));
-                self.board.refused(self.resource, &why).await;
+                self.board.refused(self.resource, &why, || self.keys.all(self.resource.kind)).await;
                 FreshState::Failing { since, why }
             }
         };

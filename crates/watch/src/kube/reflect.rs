@@ -82,6 +82,8 @@ pub(super) struct Reflector<S> {
     connection: Arc<Connection>,
     /// Changes when something was installed.
     installs: watch::Receiver<u64>,
+    /// Changes when all is to be told once more.
+    wanted: watch::Receiver<u64>,
     backoff: Backoff,
     /// Until when the resource is expected to appear, because its definition changed.
     expected: Option<Instant>,
@@ -105,6 +107,8 @@ enum End {
     Broken(Failure),
     /// It can't go on from where it was.
     Relist(Failure),
+    /// All is to be told once more.
+    Wanted,
 }
 
 impl End {
@@ -114,11 +118,17 @@ impl End {
 }
 
 impl<S: Sink> Reflector<S> {
-    pub(super) fn new(target: Target, sink: S, connection: Arc<Connection>, installs: watch::Receiver<u64>) -> Self {
+    pub(super) fn new(
+        target: Target,
+        sink: S,
+        connection: Arc<Connection>,
+        installs: watch::Receiver<u64>,
+        wanted: watch::Receiver<u64>,
+    ) -> Self {
         let backoff = Backoff::new(connection.timing());
         let streams = connection.timing().stream_lists;
         let (expected, broken, failing, missing, world) = (None, None, false, false, None);
-        Self { target, sink, connection, installs, backoff, expected, streams, broken, failing, missing, world }
+        Self { target, sink, connection, installs, wanted, backoff, expected, streams, broken, failing, missing, world }
     }
 
     /// Follows the resource for ever.
@@ -141,6 +151,7 @@ impl<S: Sink> Reflector<S> {
 
     /// Lists and watches. `Ok`: to be listed anew.
     async fn follow(&mut self) -> Result<(), Failure> {
+        self.wanted.mark_unchanged();
         // A look for what may not be there is no news, nor is one more try.
         if !self.failing && !self.missing {
             self.sink.state(State::Listing).await;
@@ -243,6 +254,9 @@ impl<S: Sink> Reflector<S> {
         // Whether this may be another server than the one that was listed.
         let mut doubtful = false;
         loop {
+            if self.wanted.has_changed().unwrap_or(false) {
+                return Ok(());
+            }
             let lines = match open.take() {
                 Some(lines) => Ok(lines),
                 None => self.watch_on(&version, doubtful).await,
@@ -273,6 +287,10 @@ impl<S: Sink> Reflector<S> {
                 self.backoff.reset();
             }
             match end {
+                End::Wanted => {
+                    tracing::debug!(path = self.target.path, "to be told once more");
+                    return Ok(());
+                }
                 End::Clean if heard => {}
                 End::Clean => self.pause(&Failure::new(Reason::Connection, "the watch ended at once")).await,
                 End::Broken(failure) => {
@@ -340,7 +358,12 @@ impl<S: Sink> Reflector<S> {
             if let Some(end) = end {
                 return (heard, end);
             }
-            match lines.fill(self.connection.timing().silence).await {
+            let silence = self.connection.timing().silence;
+            let filled = tokio::select! {
+                filled = lines.fill(silence) => filled,
+                () = changed(&mut self.wanted) => return (heard, End::Wanted),
+            };
+            match filled {
                 Ok(Some(read)) => noticed = read,
                 Ok(None) => return (heard, End::Clean),
                 // From the last version on it would come again; a list may be without it.
@@ -392,12 +415,7 @@ impl<S: Sink> Reflector<S> {
         self.sink.state(State::Absent).await;
         let hopeful = self.expected.is_some_and(|until| Instant::now() < until);
         let wait = if hopeful { self.backoff.wait(None) } else { jittered(self.connection.timing().poll) };
-        let news = async {
-            if self.installs.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        if tokio::time::timeout(wait, news).await.is_ok() {
+        if tokio::time::timeout(wait, changed(&mut self.installs)).await.is_ok() {
             self.backoff.reset();
             self.expected = Some(Instant::now() + SERVED_WITHIN);
         }
@@ -421,5 +439,12 @@ impl<S: Sink> Reflector<S> {
         let wait = self.backoff.wait(failure.asked);
         tracing::debug!(path = self.target.path, why = failure.why, ?wait, "waiting before the next try");
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Waits for a change: for ever, if none can come any more.
+async fn changed(number: &mut watch::Receiver<u64>) {
+    if number.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

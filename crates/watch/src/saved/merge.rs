@@ -87,6 +87,11 @@ impl Layers {
         Ok(())
     }
 
+    /// How long its parts are, bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.snapshot.iter().chain(&self.logs).map(|layer| layer.end).sum()
+    }
+
     fn last_records(&self) -> Result<LastRecords, Error> {
         let mut last = LastRecords::default();
         let mut number = 0;

@@ -38,6 +38,11 @@ pub(super) fn push(out: &mut Vec<u8>, change: &Change) -> Result<(), Malformed> 
     done.inspect_err(|_| out.truncate(start))
 }
 
+/// A key as it stands in a record.
+pub(super) fn key(key: &ObjectKey) -> Result<Vec<u8>, Malformed> {
+    postcard::to_io(key, Vec::new()).map_err(|_| Malformed)
+}
+
 fn push_parts(out: &mut Vec<u8>, key: &ObjectKey, object: Option<&Object>) -> Result<(), Malformed> {
     let start = out.len();
     out.extend([0; 8]);

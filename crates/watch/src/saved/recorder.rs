@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use podgate_api::Change;
+use podgate_api::{Change, ObjectKey};
+use tokio::sync::watch;
 
 use super::merge::LastRecords;
 use super::writer::Writer;
@@ -17,8 +18,9 @@ use super::{Loaded, Settings, record};
 ///
 /// When the disk does not take them (full, stuck, read-only, gone), they are kept in memory, the last state of each
 /// object only, and written when it does again. When they are more than [`Settings::memory`], what is on disk stays as
-/// it is, a true but old world; further changes are dropped, [`Status::wants_world`] says so, and
-/// [`begin_world`](Recorder::begin_world) begins anew.
+/// it is, a true but old world, and further changes are dropped, as [`Status::wants_world`] says. As soon as there is
+/// room for a world again, one is asked for ([`wanted`](Recorder::wanted)): what is recorded from then on counts, and
+/// replaces the files once [`retold`](Recorder::retold) says that it is whole.
 ///
 /// While another process writes in the same directory (the agent that is being replaced), changes wait in a file of
 /// their own until that one has ended.
@@ -55,8 +57,10 @@ pub struct Status {
     pub waiting_bytes: usize,
     /// Changes that were dropped, as memory was full; they are not in what is on disk.
     pub lost_changes: u64,
-    /// Changes were lost: nothing is recorded until [`Recorder::begin_world`].
+    /// Changes were lost, and there is no room yet for a world told anew: nothing is recorded.
     pub wants_world: bool,
+    /// Changes are missing in what is on disk: it is a world of before.
+    pub outdated: bool,
     /// How often the journal was taken into a new snapshot.
     pub compactions: u64,
 }
@@ -67,6 +71,8 @@ pub(super) struct Shared {
     pub(super) wake: Condvar,
     /// The status is new.
     told: Condvar,
+    /// The number of the world that is to be told: 0 at first, one more each time that it must be told anew.
+    wanted: watch::Sender<u64>,
 }
 
 /// What goes from the recorder to the writer, and back.
@@ -78,8 +84,12 @@ pub(super) struct Queue {
     pub(super) in_hand: usize,
     /// All of the world has been recorded.
     pub(super) synced: bool,
-    /// What was recorded so far is void.
+    /// What was loaded is void.
     pub(super) begin: bool,
+    /// Which telling of the world is being recorded.
+    pub(super) world: u64,
+    /// Objects that this telling did not show and that are still as an earlier one left them.
+    pub(super) kept: Vec<ObjectKey>,
     pub(super) stop: bool,
     pub(super) stopped: bool,
     pub(super) status: Status,
@@ -98,7 +108,8 @@ impl Recorder {
     /// If no thread can be started.
     pub fn start(settings: &Settings, loaded: &Loaded) -> io::Result<Recorder> {
         let queue = Queue { limit: settings.memory, ..Queue::default() };
-        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake: Condvar::new(), told: Condvar::new() });
+        let (wake, told, wanted) = (Condvar::new(), Condvar::new(), watch::Sender::new(0));
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), wake, told, wanted });
         let writer = Writer::new(settings.clone(), Arc::clone(&shared), loaded.world.as_ref());
         thread::Builder::new().name("saved-world".to_owned()).spawn(move || writer.run())?;
         Ok(Recorder { shared, stop_within: Duration::from_secs(5) })
@@ -120,29 +131,44 @@ impl Recorder {
         if taken.is_err() || !queue.fits() {
             queue.lose();
         }
+        let is_lost = queue.status.wants_world;
         drop(queue);
-        if was_empty {
+        if was_empty || is_lost {
             self.shared.wake.notify_one();
         }
     }
 
     /// The source has told all it knew: what was loaded, with what was recorded since, is a whole world. Has no effect
-    /// while [`Status::wants_world`].
+    /// once another one is [`wanted`](Recorder::wanted).
     pub fn synced(&self) {
+        self.retold(0, &[]);
+    }
+
+    /// The number of the world that is to be told. Whenever it goes up, changes were lost and there is room again: every
+    /// object is to be recorded anew after that, and then [`retold`](Recorder::retold) called.
+    pub fn wanted(&self) -> watch::Receiver<u64> {
+        self.shared.wanted.subscribe()
+    }
+
+    /// All of the world of that number was recorded, but for the objects of `kept`: they are as they were in the world that
+    /// is on disk. Has no effect if another world is wanted by now.
+    pub fn retold(&self, world: u64, kept: &[ObjectKey]) {
         let mut queue = self.shared.lock();
-        queue.synced = !queue.status.wants_world;
+        if queue.status.wants_world || queue.world != world {
+            return;
+        }
+        queue.synced = true;
+        queue.kept = kept.to_vec();
         drop(queue);
         self.shared.wake.notify_one();
     }
 
-    /// Begins anew after changes were lost: whatever was loaded or recorded before is void. The whole world must be
-    /// recorded after this, and then [`synced`](Recorder::synced) called. Until then the old world stays on disk.
+    /// What was loaded is void, as it can't be read: the whole world is to be recorded, and then [`synced`](Recorder::synced)
+    /// called. Until then the old files stay on disk.
     pub fn begin_world(&self) {
         let mut queue = self.shared.lock();
         queue.records = Vec::new();
-        queue.synced = false;
         queue.begin = true;
-        queue.status.wants_world = false;
         drop(queue);
         self.shared.wake.notify_one();
     }
@@ -170,7 +196,7 @@ impl Recorder {
         self.shared.wait(self.stop_within, |queue| queue.stopped);
         let queue = self.shared.lock();
         let status = queue.status();
-        queue.stopped && status.saving && status.waiting_bytes == 0 && status.error.is_none()
+        queue.stopped && status.saving && !status.outdated && status.waiting_bytes == 0 && status.error.is_none()
     }
 }
 
@@ -197,6 +223,17 @@ impl Shared {
         let told = change(&mut self.lock());
         self.told.notify_all();
         told
+    }
+
+    /// There is room again after changes were lost: a world is to be told anew.
+    pub(super) fn want_world(&self) {
+        let world = self.tell(|queue| {
+            queue.status.wants_world = false;
+            queue.records = Vec::new();
+            queue.world += 1;
+            queue.world
+        });
+        self.wanted.send_replace(world);
     }
 
     fn wait(&self, within: Duration, mut such: impl FnMut(&Queue) -> bool) -> bool {
@@ -260,12 +297,16 @@ impl Queue {
     fn lose(&mut self) {
         tracing::error!(
             bytes = self.records.len(),
-            "the disk does not take the last known world, and no more is kept: what is on disk stays as it is"
+            "the disk does not take the last known world, and no more is kept: what is on disk stays as it is until there \
+             is room for a new one"
         );
         each(&self.records, |_, _| self.status.lost_changes += 1);
         self.records = Vec::new();
+        self.coalesced = 0;
         self.synced = false;
+        self.kept = Vec::new();
         self.status.wants_world = true;
+        self.status.outdated = true;
     }
 }
 

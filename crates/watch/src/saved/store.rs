@@ -11,6 +11,7 @@
 //! renames, so that a crash anywhere leaves a pair of files that belong together. Not here: when to write what
 //! ([`writer`](super::writer)).
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -165,7 +166,25 @@ impl Directory {
 
     /// The world in one file without a name.
     pub(super) fn fold(&self, layers: &Layers, written: SystemTime) -> Result<Layer, Error> {
-        self.nameless("fold", |file| self.write_snapshot(file, layers, 0, written))
+        self.nameless("fold", |file| self.write_snapshot(file, layers, |_| true, 0, written))
+    }
+
+    /// The objects of a world with these keys, in one file without a name.
+    pub(super) fn pick(&self, layers: &Layers, keys: &HashSet<Vec<u8>>, written: SystemTime) -> Result<Layer, Error> {
+        self.nameless("pick", |file| self.write_snapshot(file, layers, |key| keys.contains(key), 0, written))
+    }
+
+    /// Whether there is room for so many bytes more: tried, as there is no other way that is right with every quota.
+    pub(super) fn has_room(&self, bytes: u64) -> Result<(), Error> {
+        let piece = [0x55; 64 << 10];
+        self.nameless("room", |file| {
+            for at in (0..bytes).step_by(piece.len()) {
+                let length = usize::try_from(bytes - at).map_or(piece.len(), |left| left.min(piece.len()));
+                file.write_all(&piece[..length])?;
+            }
+            Ok((0, bytes))
+        })
+        .map(drop)
     }
 
     fn nameless(&self, name: &str, write: impl FnOnce(&mut File) -> Result<(u64, u64), Error>) -> Result<Layer, Error> {
@@ -195,7 +214,7 @@ impl Directory {
     fn prepare(&self, layers: &Layers, written: SystemTime, snapshot: &str, journal: &str) -> Result<Layers, Error> {
         let generation = self.generation() + 1;
         let mut file = self.create(snapshot)?;
-        let (start, end) = self.write_snapshot(&mut file, layers, generation, written)?;
+        let (start, end) = self.write_snapshot(&mut file, layers, |_| true, generation, written)?;
         file.sync_all().map_err(|e| self.failed(snapshot, e))?;
         let new_snapshot = Layer { file: Arc::new(file), start, end };
 
@@ -215,6 +234,7 @@ impl Directory {
         &self,
         file: &mut File,
         layers: &Layers,
+        wanted: impl Fn(&[u8]) -> bool,
         generation: u64,
         written: SystemTime,
     ) -> Result<(u64, u64), Error> {
@@ -232,6 +252,9 @@ impl Directory {
             Ok::<(), Error>(())
         };
         layers.walk(|record| {
+            if !wanted(record.key) {
+                return Ok(());
+            }
             if records.len() + record.raw.len() > frame::FRAME_BYTES && !records.is_empty() {
                 flush(&mut out, &mut records, false)?;
             }

@@ -5,9 +5,11 @@
 //!   (spool)                                          (snapshot, empty journal)     when the journal has grown
 //! ```
 //!
-//! Whatever fails is told, and tried again later; what was not written stays in the queue. Not here: how a file is
+//! Whatever fails is told, and tried again later; what was not written stays in the queue. Where that had to be dropped,
+//! a world is asked for anew once there is room, and put aside like the first one. Not here: how a file is
 //! written ([`store`](super::store)).
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -35,6 +37,10 @@ pub(super) struct Writer {
     layers: Layers,
     log: Log,
     written: Option<SystemTime>,
+    /// The world that was on disk when changes were lost, until another one is.
+    outdated: Option<Layers>,
+    /// No world is asked for anew before, as all of it comes from the API server.
+    ask_at: Option<Instant>,
     /// The journal has bytes that a crash of the machine could lose, since.
     volatile: Option<Instant>,
     /// Another process has the lock: when to try again.
@@ -78,6 +84,8 @@ impl Writer {
             layers: world.map(|w| w.layers.clone()).unwrap_or_default(),
             log: Log::None,
             written: world.map(|w| w.saved),
+            outdated: None,
+            ask_at: None,
             volatile: None,
             contend_at: None,
             trouble: None,
@@ -122,6 +130,8 @@ impl Writer {
                 Some(now)
             } else if let Some(trouble) = &self.trouble {
                 Some(trouble.again_at)
+            } else if queue.status.wants_world {
+                Some(self.ask_at.unwrap_or(now))
             } else if !queue.records.is_empty() {
                 Some(now)
             } else if self.log == Log::Journal {
@@ -151,17 +161,55 @@ impl Writer {
         self.trouble = None;
     }
 
+    /// Asks for a world anew after changes were lost, if there is room for one. What is in the files stays there until it
+    /// is whole.
+    fn ask_for_world(&mut self) -> Result<(), Error> {
+        if self.ask_at.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        // Once put aside, and once as a snapshot. What was lost was more than the memory holds.
+        let world = self.layers.bytes().max(self.settings.memory as u64);
+        self.directory()?.has_room(2 * world)?;
+        tracing::info!("there is room for the last known world again: it is written anew as soon as it is told");
+        self.ask_at = Some(Instant::now() + self.settings.retry_after * MOST_PATIENCE);
+        let told = std::mem::take(&mut self.layers);
+        // If changes were lost while it was told, it is no world.
+        self.outdated.get_or_insert(told);
+        self.log = Log::None;
+        self.volatile = None;
+        self.shared.want_world();
+        Ok(())
+    }
+
+    /// Takes what a world that was told anew did not show, and that is as it was, from the world before.
+    fn take_over(&mut self) -> Result<(), Error> {
+        let mut keys: HashSet<Vec<u8>> =
+            self.shared.lock().kept.iter().filter_map(|key| record::key(key).ok()).collect();
+        let Some(before) = self.outdated.clone().filter(|_| !keys.is_empty()) else { return Ok(()) };
+        self.layers.walk(|record| {
+            keys.remove(record.key);
+            Ok(())
+        })?;
+        let picked = self.directory()?.pick(&before, &keys, SystemTime::now())?;
+        self.layers.logs.insert(0, picked);
+        self.shared.lock().kept = Vec::new();
+        Ok(())
+    }
+
     /// What is to be done besides appending.
     fn follow_up(&mut self, synced: bool, stop: bool) -> Result<(), Error> {
+        if self.log == Log::Journal {
+            self.make_durable(stop)?;
+        }
+        if !stop && self.shared.lock().status.wants_world {
+            return self.ask_for_world();
+        }
         match self.log {
-            Log::Journal => {
-                self.make_durable(stop)?;
-                if self.has_outgrown() {
-                    self.replace()?;
-                }
-            }
+            Log::Journal if self.has_outgrown() => self.replace()?,
+            Log::Journal => {}
             Log::None | Log::Spool | Log::Doubtful if synced => {
                 if self.has_lock()? {
+                    self.take_over()?;
                     self.replace()?;
                 }
             }
@@ -233,6 +281,10 @@ impl Writer {
                 self.log = Log::Journal;
                 self.written = Some(written);
                 self.volatile = None;
+                if !compaction {
+                    self.outdated = None;
+                    self.shared.tell(|queue| queue.status.outdated = queue.status.wants_world);
+                }
                 if compaction {
                     self.shared.tell(|queue| queue.status.compactions += 1);
                 }

@@ -113,3 +113,60 @@ async fn what_was_known_before_and_is_not_in_the_first_list_is_deleted() {
     assert_eq!(world.deleted, ["AdminNetworkPolicy old", "NetworkPolicy shop/old", "Pod shop/old"]);
     assert_eq!(world.names(), "web=a");
 }
+
+#[tokio::test]
+async fn all_is_told_once_more_when_it_is_wanted_but_what_can_not_be_read() {
+    let server = Server::new().await;
+    server.put(PODS, pod("web", "a"));
+    server.put(NODES, node("n1"));
+    server.put(POLICIES, policy("p"));
+    server.put(POLICIES, policy("q"));
+    let wanted = tokio::sync::watch::Sender::new(0);
+    let mut world = World::of(&server, |settings| settings.wanted = Some(wanted.subscribe()));
+    world.until("synced", |world| world.synced).await;
+    for path in [PODS, NODES, POLICIES] {
+        server.until_watched(path).await;
+    }
+    // Nodes may not be read any more, and a policy not understood.
+    server.put(POLICIES, broken("q"));
+    world.until("told", |world| !world.problems.is_empty()).await;
+    server.state().resources.get_mut(NODES).unwrap().forbidden = true;
+    world.objects.clear();
+    wanted.send_replace(1);
+    world.until("told anew", |world| world.retold.is_some()).await;
+    assert_eq!(world.names(), "web=a p");
+    let (number, kept) = world.retold.take().unwrap();
+    let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    assert_eq!((number, kept), (1, vec!["Node n1".to_owned(), "NetworkPolicy shop/q".to_owned()]));
+    assert!(world.deleted.is_empty());
+
+    // As often as it is wanted, and it goes on as before.
+    server.state().resources.get_mut(NODES).unwrap().forbidden = false;
+    server.put(POLICIES, policy("q"));
+    wanted.send_replace(2);
+    world.until("told anew", |world| world.retold == Some((2, Vec::new()))).await;
+    assert_eq!(world.names(), "n1 web=a p q");
+    server.put(PODS, pod("web", "b"));
+    server.delete(POLICIES, "shop/p");
+    world.until_names("n1 web=b q").await;
+}
+
+#[tokio::test]
+async fn a_world_that_is_wanted_before_the_first_is_known_is_told_when_that_is() {
+    let server = Server::new().await;
+    server.state().resources.get_mut(POLICIES).unwrap().forbidden = true;
+    server.put(PODS, pod("web", "a"));
+    let wanted = tokio::sync::watch::Sender::new(0);
+    let mut world = World::of(&server, |settings| settings.wanted = Some(wanted.subscribe()));
+    world
+        .until("failing", |world| world.fresh.get(POLICY_RESOURCE).is_some_and(|_| world.is_failing(POLICY_RESOURCE)))
+        .await;
+    world.until_names("web=a").await;
+    wanted.send_replace(1);
+    server.state().resources.get_mut(POLICIES).unwrap().forbidden = false;
+    world.until("told anew", |world| world.retold.is_some()).await;
+    assert!(world.synced);
+    assert_eq!(world.retold, Some((1, Vec::new())));
+}
+
+const POLICY_RESOURCE: &str = "networkpolicies.networking.k8s.io";

@@ -58,6 +58,8 @@ struct World {
     problems: Vec<Problem>,
     fresh: BTreeMap<String, FreshState>,
     synced: bool,
+    /// The last world that was told anew, and what was kept.
+    retold: Option<(u64, Vec<ObjectKey>)>,
     noticed: Option<Instant>,
     deleted: Vec<String>,
     /// The most changes in one event.
@@ -97,8 +99,8 @@ impl World {
         let (sender, events) = mpsc::channel(64);
         let task = tokio::spawn(follow(settings, sender));
         let (objects, problems, fresh, deleted) = Default::default();
-        let (synced, noticed, most) = (false, None, 0);
-        Self { directory, events, task, objects, problems, fresh, synced, noticed, deleted, most }
+        let (synced, retold, noticed, most) = (false, None, None, 0);
+        Self { directory, events, task, objects, problems, fresh, synced, retold, noticed, deleted, most }
     }
 
     /// Follows a server until all has been told.
@@ -134,6 +136,7 @@ impl World {
                 assert_ne!(self.fresh, fresh, "what has not changed is not told");
                 self.fresh = fresh;
             }
+            Event::Retold { world, kept } => self.retold = Some((world, kept)),
             Event::Synced => {
                 assert!(!self.synced, "Synced comes once");
                 self.synced = true;

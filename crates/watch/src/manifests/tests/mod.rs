@@ -107,6 +107,7 @@ impl World {
                 self.fresh = Some(state.clone());
             }
             Event::Synced => return true,
+            Event::Retold { .. } => panic!("nobody wants it"),
         }
         false
     }

@@ -8,8 +8,8 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::super::Settings;
-use super::{Model, apply, load_sound, model, settings, settle, start, take, wait, write};
+use super::super::{Recorder, Settings};
+use super::{Model, apply, delete, load_sound, model, settings, settle, start, take, wait, write};
 
 /// Runs the test with an empty file system of that many KiB.
 fn on_small_disk(kib: u32, test: impl FnOnce(&Path) + Send) {
@@ -128,47 +128,91 @@ fn no_room_for_a_new_snapshot_leaves_the_old_files_in_force() {
     });
 }
 
+/// A recorder that had more to keep than it may, on a disk without room, and what takes that.
+fn overflown(path: &Path, settings: &Settings) -> (Recorder, std::path::PathBuf) {
+    let recorder = start(settings);
+    recorder.record(&[apply("a", 0), apply("gone", 0), apply("broken", 0)]);
+    recorder.synced();
+    settle(&recorder);
+    let other = fill(path);
+    // Much, but of few objects: only the last state of each has to wait.
+    for i in 0..5000 {
+        recorder.record(&[apply(i % 20, i)]);
+        assert!(recorder.status().waiting_bytes <= settings.memory);
+    }
+    assert!(!recorder.status().wants_world);
+    // More objects than there is memory for.
+    for i in 0..5000 {
+        recorder.record(&[apply(i, i)]);
+        assert!(recorder.status().waiting_bytes <= settings.memory);
+    }
+    let status = recorder.status();
+    assert!(status.wants_world && status.outdated && status.lost_changes > 4000, "{status:?}");
+    (recorder, other)
+}
+
 #[test]
-fn memory_is_bounded_and_a_world_that_was_lost_can_be_told_anew() {
+fn a_world_that_was_lost_is_asked_for_anew_as_soon_as_there_is_room() {
     on_small_disk(256, |path| {
         let settings = Settings { memory: 16 << 10, ..settings(&path.join("state")) };
-        let first = [apply("a", 0), apply("gone", 0)];
-        let recorder = start(&settings);
-        recorder.record(&first);
-        recorder.synced();
-        settle(&recorder);
-        let other = fill(path);
-
-        // Much, but of few objects: only the last state of each has to wait.
-        for i in 0..5000 {
-            recorder.record(&[apply(i % 20, i)]);
-            assert!(recorder.status().waiting_bytes <= settings.memory);
-        }
-        assert!(!recorder.status().wants_world);
-        // More objects than there is memory for.
-        for i in 0..5000 {
-            recorder.record(&[apply(i, i)]);
-            assert!(recorder.status().waiting_bytes <= settings.memory);
-        }
-        let status = recorder.status();
-        assert!(status.wants_world && status.lost_changes > 4000, "{status:?}");
-        // What is there is still a world, and later changes do not make half a one of it.
+        let (recorder, other) = overflown(path, &settings);
+        let wanted = recorder.wanted();
+        wait(&recorder, |s| s.error.as_ref().is_some_and(|e| e.contains("No space left")));
+        assert_eq!(*wanted.borrow(), 0, "there is no room yet");
         fs::remove_file(other).unwrap();
-        recorder.record(&[apply("late", 1)]);
+        wait(&recorder, |s| !s.wants_world && s.error.is_none());
+        assert_eq!(*wanted.borrow(), 1);
+
+        // What is there is still a world, and half a one of the new does not take its place.
+        recorder.record(&[apply("a", 7), apply("late", 7)]);
         recorder.synced();
-        wait(&recorder, |s| s.error.is_none() && s.waiting_bytes == 0);
+        recorder.retold(0, &[]);
+        wait(&recorder, |s| s.waiting_bytes == 0);
+        let status = recorder.status();
+        assert!(status.outdated && !status.saving, "{status:?}");
         let there = load_sound(&settings);
         assert!(there.contains_key(&super::pod("gone", 0).key()));
         assert!(!there.contains_key(&super::pod("late", 1).key()));
 
-        recorder.begin_world();
-        assert!(!recorder.status().wants_world);
-        recorder.record(&[apply("a", 7), apply("late", 7)]);
-        recorder.synced();
-        let told = model(&[apply("a", 7), apply("late", 7)]);
-        wait(&recorder, |s| s.saving && s.waiting_bytes == 0);
+        // One that can't be read now stays as it was.
+        recorder.retold(1, &[super::pod("broken", 0).key(), super::pod("late", 0).key()]);
+        settle(&recorder);
+        assert!(!recorder.status().outdated);
+        let mut told = model(&[apply("a", 7), apply("late", 7), apply("broken", 0)]);
+        assert_eq!(load_sound(&settings), told);
+        let later = [apply("later", 8), delete("a")];
+        recorder.record(&later);
+        take(&mut told, &later);
         assert!(recorder.stop());
         assert_eq!(load_sound(&settings), told);
+    });
+}
+
+#[test]
+fn what_is_lost_again_while_a_world_is_told_anew_is_no_world() {
+    on_small_disk(256, |path| {
+        let settings = Settings { memory: 16 << 10, ..settings(&path.join("state")) };
+        let (recorder, other) = overflown(path, &settings);
+        let mut wanted = recorder.wanted();
+        fs::remove_file(&other).unwrap();
+        wait(&recorder, |s| !s.wants_world && s.error.is_none());
+        let other = fill(path);
+        for i in 0..20_000 {
+            recorder.record(&[apply(i, "x".repeat(50))]);
+        }
+        assert!(recorder.status().wants_world);
+        recorder.retold(1, &[]);
+        fs::remove_file(other).unwrap();
+        wait(&recorder, |s| !s.wants_world && s.error.is_none());
+        assert_eq!(*wanted.borrow_and_update(), 2);
+        recorder.record(&[apply("new", 1)]);
+        recorder.retold(1, &[]);
+        wait(&recorder, |s| s.waiting_bytes == 0);
+        assert!(load_sound(&settings).contains_key(&super::pod("gone", 0).key()), "still the world of before");
+        recorder.retold(2, &[super::pod("broken", 0).key()]);
+        settle(&recorder);
+        assert!(recorder.stop());
+        assert_eq!(load_sound(&settings), model(&[apply("new", 1), apply("broken", 0)]));
     });
 }
 
