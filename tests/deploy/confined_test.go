@@ -3,11 +3,14 @@ package deploy
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,6 +170,34 @@ func realMetrics(t *testing.T) string {
 		toldMetrics = told
 	}
 	return toldMetrics
+}
+
+var toldOfCluster string
+
+// clusterMetrics is what an agent tells that follows a cluster, whose API server does not answer.
+func clusterMetrics(t *testing.T) string {
+	t.Helper()
+	if toldOfCluster == "" {
+		host := newNode(t)
+		// The image has no certificates of its own, and none is checked here.
+		server := httptest.NewTLSServer(nil)
+		server.Close()
+		authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+		kubeconfig := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: c, users: [{name: u, user: {}}],
+  clusters: [{name: c, cluster: {server: "https://127.0.0.1:9", certificate-authority-data: %s}}],
+  contexts: [{name: c, context: {cluster: c, user: u}}]}`, base64.StdEncoding.EncodeToString(authority))
+		if err := os.WriteFile(filepath.Join(host.manifests, "kubeconfig"), []byte(kubeconfig), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		pod := agent(t).Spec.Template.Spec
+		running := host.start(t, pod, pod.Containers[0], map[string]string{"PODGATE_KUBECONFIG": "/manifests/kubeconfig"})
+		running.await(t, "asked", func() (string, bool) {
+			told, err := host.get(t, "/metrics")
+			toldOfCluster = told
+			return told, err == nil
+		})
+	}
+	return toldOfCluster
 }
 
 func TestTheAgentWorksWithNoMoreThanTheDaemonSetGives(t *testing.T) {

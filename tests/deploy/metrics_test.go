@@ -3,6 +3,7 @@ package deploy
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -25,10 +26,14 @@ type metrics map[string]*dto.MetricFamily
 
 func scraped(t *testing.T) metrics {
 	t.Helper()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(realMetrics(t)))
-	if err != nil {
-		t.Fatal(err)
+	families := metrics{}
+	for _, told := range []string{clusterMetrics(t), realMetrics(t)} {
+		parser := expfmt.NewTextParser(model.UTF8Validation)
+		more, err := parser.TextToMetricFamilies(strings.NewReader(told))
+		if err != nil {
+			t.Fatal(err)
+		}
+		maps.Copy(families, more)
 	}
 	// Prometheus' own.
 	families["up"] = &dto.MetricFamily{Metric: []*dto.Metric{{}}}
