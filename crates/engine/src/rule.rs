@@ -46,8 +46,8 @@ pub enum Verdict {
     Drop,
 }
 
-/// A rule's number: its place in the rule book and in each worker's counters. Stable for as long as a rule of that
-/// name exists, and never given to another name while the process lives.
+/// A rule's number: its place in the rule book and in each worker's counters. It is the rule's for as long as there is a
+/// snapshot with that rule; later it may be another's, whose counts begin at zero ([`RuleInfo::since`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleId(pub u32);
 
@@ -68,6 +68,9 @@ pub struct RuleInfo {
     pub action: Action,
     /// It is no rule that somebody wrote, but the deny that isolation implies.
     pub default_deny: bool,
+    /// The first generation in which the number stands for this rule. What a verdict of an earlier one names by that number
+    /// was another rule.
+    pub since: Generation,
 }
 
 /// Why a direction of a flow was decided as it was.

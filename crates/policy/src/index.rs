@@ -177,6 +177,13 @@ impl Index {
     /// Generations go on after this one: what another index compiled is in force already.
     pub fn go_on_from(&mut self, generation: Generation) {
         self.generation = self.generation.max(generation);
+        self.rules.go_on_from(generation);
+    }
+
+    /// Up to so many rules that are no more keep their numbers: one that comes back meanwhile goes on counting where it was.
+    /// (Unless told otherwise it is 32,768, which is for an agent's life.)
+    pub fn remember_rules(&mut self, limit: usize) {
+        self.rules.remember(limit);
     }
 
     /// How much is kept, for telemetry and to see that nothing piles up: what it is, and how many.

@@ -8,7 +8,8 @@
 //!                                      ├ latency  fixed buckets
 //!                                      └ rules    one per RuleId, in chunks that never move
 //!            ├─ repeated() ──▶ another set, for what the kernel repeated without asking
-//!            └─ reserve(rule), sums ─▶ publisher, scrape
+//!            ├─ earlier, what numbers counted for rules that had them before
+//!            └─ reserve(rule), begin_anew(rules), sums ─▶ publisher, scrape
 //! ```
 //!
 //! One writer for each counter, so that an increment is a relaxed load and a relaxed store: no locked instruction, no
@@ -147,6 +148,9 @@ pub struct Counters {
     workers: Box<[WorkerCounters]>,
     /// What was judged once and repeated by the kernel.
     repeated: WorkerCounters,
+    /// What the numbers had counted when they became the rules' that have them now. Counts only ever grow, so that each has
+    /// one writer.
+    earlier: RuleCounters,
 }
 
 /// One worker's counters. Only that worker writes; anybody may read. Two cache lines of alignment, because
@@ -178,8 +182,8 @@ fn side(direction: Direction) -> usize {
 impl Counters {
     /// Counters for this many workers, all zero.
     pub fn new(workers: usize) -> Self {
-        let repeated = WorkerCounters::default();
-        Self { workers: (0..workers).map(|_| WorkerCounters::default()).collect(), repeated }
+        let workers = (0..workers).map(|_| WorkerCounters::default()).collect();
+        Self { workers, repeated: WorkerCounters::default(), earlier: RuleCounters::default() }
     }
 
     /// The counters of verdicts that the kernel repeated. One thread at a time may write, which is the caller's to see to.
@@ -198,12 +202,21 @@ impl Counters {
     /// Makes room for all rules up to `last` at every worker. The publisher calls it **before** a snapshot with new
     /// numbers is published, so that workers neither allocate nor lock.
     pub fn reserve(&self, last: RuleId) {
-        self.all().for_each(|w| w.rules.reserve(last));
+        self.all().map(|w| &w.rules).chain([&self.earlier]).for_each(|rules| rules.reserve(last));
+    }
+
+    /// From now on these numbers count for other rules than before, from zero. The publisher calls it **before** a snapshot
+    /// is published in which they are those rules', and **after** the last one has gone in which they were the earlier
+    /// ones': whoever counted by that, or reads counts by it, is done.
+    pub fn begin_anew(&self, rules: &[RuleId]) {
+        for rule in rules {
+            self.earlier.count(*rule, self.rule(*rule));
+        }
     }
 
     /// How many verdicts this rule decided.
     pub fn rule(&self, rule: RuleId) -> u64 {
-        self.sum(|w| w.rules.get(rule))
+        self.sum(|w| w.rules.get(rule)).wrapping_sub(self.earlier.get(rule))
     }
 
     /// One counter over all workers.
@@ -336,6 +349,26 @@ mod tests {
         assert_eq!(counters.rule(RuleId(7)), 41);
         assert_eq!(counters.settled(Direction::Egress, Settled::Open), 40);
         assert_eq!(counters.get(Counter::Packets), 0);
+    }
+
+    #[test]
+    fn a_number_that_is_another_rules_counts_from_zero() {
+        let counters = Counters::new(2);
+        counters.reserve(RuleId(7));
+        let count = || {
+            counters.worker(0).decided(Direction::Ingress, Cause::Accepted(RuleId(7)));
+            counters.worker(1).decided(Direction::Ingress, Cause::Accepted(RuleId(7)));
+            counters.repeated().decided_times(Direction::Ingress, Cause::Accepted(RuleId(7)), 40);
+            counters.worker(0).decided(Direction::Ingress, Cause::Accepted(RuleId(6)));
+        };
+        for round in 1..4 {
+            count();
+            assert_eq!((counters.rule(RuleId(7)), counters.rule(RuleId(6))), (42, round));
+            // One that there is no room for has counted nothing.
+            counters.begin_anew(&[RuleId(7), RuleId(5000)]);
+            assert_eq!(counters.rule(RuleId(7)), 0);
+        }
+        assert_eq!(counters.rule(RuleId(5000)), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Cause, Flow, Judgement, NodeOrigin, Port, Snapshot, Verdict};
+use podgate_engine::{Cause, Decision, Flow, Judgement, NodeOrigin, Port, RuleId, Snapshot, Verdict};
 use podgate_netfilter::{CacheEntry, Cached};
 
 use super::Offer;
@@ -37,7 +37,8 @@ impl Limits {
 
 #[derive(Debug, Clone, Copy)]
 struct Kept {
-    judgement: Judgement,
+    /// Of the source's egress and the destination's ingress; `None`: made by a rule whose number is another's by now.
+    decisions: [Option<Decision>; 2],
     since: Instant,
     counted: u64,
     /// It was in use in its life before this one, if it had one.
@@ -147,7 +148,8 @@ impl Ledger {
                 refused += 1;
                 continue;
             }
-            self.insert(entry, Kept { judgement, since: now, counted: 0, busy: true, owner });
+            let decisions = [judgement.egress, judgement.ingress].map(Some);
+            self.insert(entry, Kept { decisions, since: now, counted: 0, busy: true, owner });
             new.push(entry);
         }
         (new, refused)
@@ -208,20 +210,28 @@ impl Ledger {
         if entries.len() > MANY || entries.iter().any(doubtful) { Stale::All } else { Stale::These(entries) }
     }
 
-    /// Takes in that an entry has done `packets` so far; what of it is new, and which rules that is of.
+    /// Other rules have these numbers (sorted) from now on: what entries do is not counted for them. An entry leaves with
+    /// the rules that it was made by, so there is one only where the kernel refused to delete it.
+    pub(super) fn disown(&mut self, rules: &[RuleId]) {
+        for decision in self.entries.values_mut().flat_map(|kept| &mut kept.decisions) {
+            decision.take_if(|decision| decision.rule().is_some_and(|rule| rules.binary_search(&rule).is_ok()));
+        }
+    }
+
+    /// Takes in that an entry has done `packets` so far; what of it is new, and which decisions (egress, ingress) that is of.
     pub(super) fn count(
         &mut self,
         entry: &CacheEntry,
         packets: u64,
         asked: Option<Instant>,
-    ) -> Option<(Judgement, u64)> {
+    ) -> Option<([Option<Decision>; 2], u64)> {
         let kept = self.entries.get_mut(entry)?;
         if asked.is_some_and(|asked| kept.since >= asked) {
             return None;
         }
         let new = packets.saturating_sub(kept.counted);
         kept.counted += new;
-        (new > 0).then_some((kept.judgement, new))
+        (new > 0).then_some((kept.decisions, new))
     }
 
     fn insert(&mut self, entry: CacheEntry, kept: Kept) {

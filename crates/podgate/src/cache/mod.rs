@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use podgate_engine::{Counters, Direction};
+use podgate_engine::{Counters, Direction, RuleId};
 use podgate_netfilter::{CacheEntry, CacheHits, Cached};
 
 pub(crate) use ledger::{Ledger, Limits, Stale};
@@ -86,6 +86,18 @@ impl Cache {
         ledger.clear();
     }
 
+    /// These numbers are other rules' in the snapshot that is published next: they count from zero, and nothing is counted
+    /// by them any more for the rules that had them before.
+    pub(crate) fn begin_anew(&self, rules: &[RuleId]) {
+        if rules.is_empty() {
+            return;
+        }
+        // Held meanwhile: what a reader has found out is counted before, or not at all.
+        let mut ledger = self.ledger();
+        ledger.disown(rules);
+        self.counters.begin_anew(rules);
+    }
+
     /// Counts entries that are added, and verdicts that there was no room for.
     pub(crate) fn note(&self, added: usize, refused: usize) {
         self.added.fetch_add(added as u64, Ordering::Relaxed);
@@ -117,11 +129,12 @@ impl Cache {
     /// read may be of an earlier one of the same key.
     fn count(&self, ledger: &mut Ledger, hits: &[CacheHits], asked: Option<Instant>) {
         for CacheHits { entry, packets } in hits {
-            let Some((judgement, new)) = ledger.count(entry, *packets, asked) else { continue };
+            let Some((decisions, new)) = ledger.count(entry, *packets, asked) else { continue };
             // The only writer: whoever has the ledger.
             let counters = self.counters.repeated();
-            counters.decided_times(Direction::Egress, judgement.egress.cause, new);
-            counters.decided_times(Direction::Ingress, judgement.ingress.cause, new);
+            for (direction, decision) in [Direction::Egress, Direction::Ingress].into_iter().zip(decisions) {
+                decision.iter().for_each(|decision| counters.decided_times(direction, decision.cause, new));
+            }
             self.hits[usize::from(entry.verdict != Cached::Accept)].fetch_add(new, Ordering::Relaxed);
         }
     }

@@ -217,6 +217,26 @@ fn each_packet_is_counted_once_for_the_rules_that_decided() {
 }
 
 #[test]
+fn what_an_entry_does_is_not_counted_for_another_rule_that_has_its_rules_number() {
+    let counters = Arc::new(Counters::new(1));
+    counters.reserve(ALLOW);
+    let cache = Cache::new(Limits::of(64), Arc::clone(&counters));
+    cache.ledger().keep_drops();
+    let offers = [offer("10.0.0.2", 80), offer("10.0.0.2", 81)];
+    let (new, _) = cache.ledger().admit(&offers, &snapshot(1, true), Instant::now());
+    let hits = |packets| [0, 1].map(|i| CacheHits { entry: new[i], packets });
+    let later = Instant::now() + Duration::from_secs(1);
+    cache.count(&mut cache.ledger(), &hits(5), Some(later));
+    assert_eq!([ALLOW, DENY].map(|rule| counters.rule(rule)), [5, 5]);
+    // As where the kernel refused to delete the entries with their rule.
+    cache.begin_anew(&[ALLOW]);
+    cache.count(&mut cache.ledger(), &hits(9), Some(later));
+    assert_eq!([ALLOW, DENY].map(|rule| counters.rule(rule)), [0, 9]);
+    assert_eq!(counters.settled(podgate_engine::Direction::Egress, Settled::Open), 18, "what no rule decided");
+    assert_eq!((cache.facts().accepted, cache.facts().dropped), (9, 9));
+}
+
+#[test]
 fn a_worker_offers_what_comes_again_and_denials_only_where_they_may_be_repeated() {
     for (drops, expected) in [(true, 2), (false, 1)] {
         let offers = Offers::new(1, drops);

@@ -180,6 +180,7 @@ impl Control {
         if let Some(last) = build.snapshot.rules().map(|(id, _)| id).max_by_key(|RuleId(n)| *n) {
             self.counters.reserve(last);
         }
+        self.cache.begin_anew(&build.reused);
         self.publication.publish(Arc::clone(&build.snapshot));
         self.workers.iter().for_each(Workers::wake);
         self.publication.wait_until_used(build.snapshot.generation());

@@ -146,7 +146,7 @@ fn bind_closed(args: &RunArgs, settings: &QueueSettings) -> Result<Box<dyn Queue
 
 /// What is told of a record: the end that denied; the source's egress where both did, as it is judged first.
 fn deny(record: Record) -> Deny {
-    let Record { flow, judgement, .. } = record;
+    let Record { flow, judgement, generation, .. } = record;
     let (direction, decision) = match judgement.egress.verdict() {
         Verdict::Drop => (Direction::Egress, judgement.egress),
         Verdict::Accept => (Direction::Ingress, judgement.ingress),
@@ -158,5 +158,6 @@ fn deny(record: Record) -> Deny {
         port: flow.port,
         direction,
         rule: decision.rule(),
+        generation,
     }
 }

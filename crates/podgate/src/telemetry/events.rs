@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use podgate_engine::{Addr, Direction, Port, Publication, RuleId, protocol};
+use podgate_engine::{Addr, Direction, Generation, Port, Publication, RuleId, protocol};
 
 use super::bucket::Bucket;
 pub(crate) use super::bucket::Limit;
@@ -45,6 +45,8 @@ pub(crate) struct Deny {
     pub(crate) direction: Direction,
     /// The rule that denied; `None`: no pod is known to have the address in that direction.
     pub(crate) rule: Option<RuleId>,
+    /// The snapshot that decided: by another the rule's number may be another rule's.
+    pub(crate) generation: Generation,
 }
 
 /// The running thread; dropping it tells what is left and ends it.
@@ -118,7 +120,10 @@ impl<N: Fn(IpAddr) -> Option<String>> Teller<N> {
         let snapshot = self.publication.current();
         let rule = match deny.rule {
             None => "(no pod is known to have the address)",
-            Some(rule) => snapshot.rule(rule).map_or("(a rule that is gone by now)", |info| &info.name),
+            Some(rule) => {
+                let known = snapshot.rule(rule).filter(|info| info.since <= deny.generation);
+                known.map_or("(a rule that is gone by now)", |info| &info.name)
+            }
         };
         let port = match deny.port {
             Port::Number(port) => Some(port),

@@ -1,17 +1,18 @@
 //! [`RuleSeries`]: counts per rule as metrics, and their bound.
 //!
 //! One series per rule of the snapshot in force, with 0 for a rule that decided nothing yet. A deleted policy's series
-//! are gone with the first scrape after it. Rules keep their number for as long as the process lives, so one that is
-//! created again under the same name goes on from its old count.
+//! are gone with the first scrape after it. A rule's number is remembered for a while, so one that is created again under
+//! the same name goes on from its old count, or begins at 0 where many others went since. A number may become another
+//! rule's: what it counted for the earlier one is told of neither.
 //!
-//! Past the limit, rules share two series (`rule="other"`, one for each action). The rules that came first keep
-//! series of their own, so that a new policy never takes an old one's away. What the shared series tell only grows:
-//! it is the sum of increments seen, not of counts, which would fall when a rule is deleted.
+//! Past the limit, rules share two series (`rule="other"`, one for each action). The rules that came first
+//! ([`RuleInfo::since`]) keep series of their own, so that a new policy never takes an old one's away. What the shared
+//! series tell only grows: it is the sum of increments seen, not of counts, which would fall when a rule is deleted.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use podgate_engine::{Action, RuleId, RuleInfo};
+use podgate_engine::{Action, Generation, RuleId, RuleInfo};
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::family::{Family, Name};
@@ -52,8 +53,9 @@ pub(crate) struct RuleSeries {
 /// What rules past the limit have counted.
 #[derive(Debug, Default)]
 struct Others {
-    /// Counts seen last, by rule; kept for rules that are gone, which may come back.
-    seen: HashMap<RuleId, u64>,
+    /// Counts seen last, and since when the number is the rule's that had them; kept for rules that are gone, which may
+    /// come back. As many as there are numbers.
+    seen: HashMap<RuleId, (Generation, u64)>,
     accepted: u64,
     denied: u64,
     denied_by_default: u64,
@@ -65,14 +67,15 @@ impl RuleSeries {
         Self { limit, others: Mutex::default() }
     }
 
-    /// The families of [`NAMES`], from the rules in force by ascending number, and how often each decided.
+    /// The families of [`NAMES`], from the rules in force, and how often each decided.
     pub(crate) fn collect<'a>(
         &self,
         rules: impl Iterator<Item = (RuleId, &'a RuleInfo)>,
         count: impl Fn(RuleId) -> u64,
     ) -> [MetricFamily; 3] {
         // `Pass` is never the cause of a verdict.
-        let rules: Vec<_> = rules.filter(|(_, info)| info.action != Action::Pass).collect();
+        let mut rules: Vec<_> = rules.filter(|(_, info)| info.action != Action::Pass).collect();
+        rules.sort_by_key(|(id, info)| (info.since, *id));
         let (own, rest) = rules.split_at(rules.len().min(self.limit));
 
         let mut verdicts = Family::new(VERDICTS, MetricType::COUNTER);
@@ -101,7 +104,8 @@ impl RuleSeries {
 
 impl Others {
     fn take_in(&mut self, id: RuleId, info: &RuleInfo, count: u64) {
-        let seen = self.seen.insert(id, count).unwrap_or(0);
+        let seen = self.seen.insert(id, (info.since, count));
+        let seen = seen.filter(|(since, _)| *since == info.since).map_or(0, |(_, count)| count);
         let more = count.saturating_sub(seen);
         match info.action {
             Action::Accept => self.accepted += more,
@@ -132,6 +136,9 @@ fn other_labels(action: Action) -> [(&'static str, &'static str); 6] {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use podgate_engine::{Direction, Tier};
 
@@ -146,7 +153,14 @@ mod tests {
             direction: Direction::Ingress,
             action,
             default_deny: rule == "default-deny",
+            since: Generation(1),
         }
+    }
+
+    /// What the shared series of what is accepted says.
+    fn other(text: &str) -> u64 {
+        let line = text.lines().find(|l| l.contains("rule=\"other\",action=\"accept\"")).unwrap();
+        line.rsplit_once(' ').unwrap().1.parse().unwrap()
     }
 
     fn told(series: &RuleSeries, rules: &[(u32, RuleInfo)], count: impl Fn(u32) -> u64) -> String {
@@ -186,10 +200,6 @@ mod tests {
     fn past_the_limit_the_newest_share_a_series_that_never_falls() {
         let series = RuleSeries::new(1);
         let rules: Vec<_> = [0, 1, 2].map(|id| (id, info(&format!("p{id}"), "0", Action::Accept))).into();
-        let other = |text: &str| {
-            let line = text.lines().find(|l| l.contains("rule=\"other\",action=\"accept\"")).unwrap().to_owned();
-            line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()
-        };
         let text = told(&series, &rules, |id| u64::from(id) + 1);
         assert!(text.contains("policy=\"p0\"") && !text.contains("policy=\"p1\""), "{text}");
         assert!(text.contains("podgate_rule_series_overflow 2\n"), "{text}");
@@ -198,6 +208,26 @@ mod tests {
         assert_eq!(other(&told(&series, &rules[..2], |_| 10)), 5 + 8);
         // It comes back with the count it had.
         assert_eq!(other(&told(&series, &rules, |id| if id == 2 { 3 } else { 10 })), 13);
+    }
+
+    #[test]
+    fn another_rule_with_the_number_of_one_that_shared_the_series_adds_all_it_counted() {
+        let series = RuleSeries::new(0);
+        let rule = |policy, since| [(7, RuleInfo { since: Generation(since), ..info(policy, "0", Action::Accept) })];
+        assert_eq!(other(&told(&series, &rule("a", 1), |_| 100)), 100);
+        assert_eq!(other(&told(&series, &rule("b", 5), |_| 30)), 130);
+        assert_eq!(other(&told(&series, &rule("b", 5), |_| 40)), 140);
+        // The first one's name again, but from zero: what was seen of it before was of another time.
+        assert_eq!(other(&told(&series, &rule("a", 9), |_| 1)), 141);
+    }
+
+    #[test]
+    fn a_new_rule_takes_no_older_ones_series_away_whatever_its_number() {
+        let series = RuleSeries::new(1);
+        let newer = |info| RuleInfo { since: Generation(2), ..info };
+        let rules = [(0, newer(info("new", "0", Action::Accept))), (1, info("old", "0", Action::Accept))];
+        let text = told(&series, &rules, |_| 5);
+        assert!(text.contains("policy=\"old\"") && !text.contains("policy=\"new\""), "{text}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ fn rule(policy: &str, rule: &str, action: Action) -> Arc<RuleInfo> {
         direction: Direction::Ingress,
         action,
         default_deny: rule == "default-deny",
+        since: Generation(1),
     })
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_engine::{Addr, Block, Endpoint, EndpointKind, Group, Snapshot};
+use podgate_engine::{Addr, Block, Endpoint, EndpointKind, Group, RuleId, Snapshot};
 use rustc_hash::FxHashSet;
 
 use super::Index;
@@ -57,6 +57,9 @@ pub struct Build {
     pub changed: Vec<IpAddr>,
     /// Some cluster-tier rule is about egress of a local pod, so that traffic to its own node must be judged as well.
     pub judge_input: bool,
+    /// Numbers of rules that were other rules' in earlier snapshots, of which none is left. What is counted by them must begin
+    /// anew before this snapshot is in use, and whoever keeps such a number must give it up. Sorted.
+    pub reused: Vec<RuleId>,
 }
 
 /// What a build finds out on its way.
@@ -98,8 +101,10 @@ impl Index {
         let pod_networks = self.settle_pod_networks();
         let pod_ranges = self.settle_pod_ranges();
         findings.exposure.sort_unstable();
+        let snapshot = Arc::new(Snapshot::new(self.generation, self.tables.clone()));
         Build {
-            snapshot: Arc::new(Snapshot::new(self.generation, self.tables.clone())),
+            reused: self.rules.built(&snapshot),
+            snapshot,
             exposure: findings.exposure,
             pod_ranges,
             pod_networks,

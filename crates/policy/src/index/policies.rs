@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use podgate_api::{Kind, NamespaceMatch, ObjectKey, Peer, Peers, PolicySpec, PortMatch, Rule};
-use podgate_engine::{Action, Direction, PortSpan, RuleId, RuleInfo, Tier};
+use podgate_engine::{Action, Direction, Generation, PortSpan, RuleId, RuleInfo, Tier};
 
 use super::Index;
 use super::classifier::TermId;
@@ -398,6 +398,7 @@ impl RuleNames {
             direction: *direction,
             action,
             default_deny: false,
+            since: Generation::default(),
         }
     }
 

@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use podgate_api::{Change, Object, Protocol};
-use podgate_engine::{NodeOrigin, Snapshot, Verdict};
+use podgate_api::{Change, Kind, Object, Protocol};
+use podgate_engine::{Counters, NodeOrigin, Publication, Snapshot, Verdict};
 use podgate_policy::reference::Flow;
 use podgate_policy::{Index, Locality};
 
@@ -187,4 +187,40 @@ fn a_pod_of_100_000_labels_is_selected_by_any_of_them() {
     let (snapshot, again) = apply(&mut index, labelled(MANY - 1));
     assert!(reaches(&snapshot, outside, 80), "nothing selects it any more");
     println!("a pod of 100,000 labels: first {first:?}, changed {again:?}; another policy's change {other:?}");
+}
+
+/// Whoever may create policies may create and delete ever new ones: what was there costs nothing, but what is remembered of it.
+#[test]
+fn ever_newly_named_policies_of_20_000_rules_cost_what_a_few_of_them_cost() {
+    const RULES: usize = 20_000;
+    let rounds = std::env::var("PODGATE_ROUNDS").map_or(12, |rounds| rounds.parse().unwrap());
+    let mut index = small_world();
+    // As with 16 queues.
+    let counters = Counters::new(17);
+    let publication = Publication::new(index.build().snapshot, 0);
+    let publish = |index: &mut Index| {
+        let build = index.build();
+        let last = build.snapshot.rules().map(|(id, _)| id).max();
+        last.into_iter().for_each(|last| counters.reserve(last));
+        counters.begin_anew(&build.reused);
+        publication.publish(build.snapshot);
+        last.map_or(0, |last| last.0 as usize)
+    };
+    let (mut highest, mut memory) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let rules = (0..RULES).map(|i| rule().block("32.0.0.0/8", &[]).port(Protocol::Tcp, 1 + i as u16));
+        let name = format!("shop/round-{round}");
+        let policy = rules.fold(policy(&name).select("app=db"), PolicyBuilder::ingress);
+        index.apply(Change::Apply(Object::from(common::Built::from(policy))));
+        highest.push(publish(&mut index));
+        index.apply(Change::Delete(common::key(Kind::NetworkPolicy, &name)));
+        publish(&mut index);
+        memory.push(resident_mib());
+    }
+    let figures = (memory.first(), memory.get(rounds / 2), memory.last());
+    println!("{rounds} policies of {RULES} rules: highest number {:?}, MiB {figures:?}", highest.iter().max());
+    // Those of two policies (one may be in a snapshot that is in use), and those that are remembered.
+    assert!(highest.iter().all(|highest| *highest < 2 * (RULES + 1) + (1 << 15)), "{highest:?}");
+    let (first, second) = highest.split_at(rounds / 2);
+    assert!(second.iter().max() <= first.iter().max(), "they go on growing: {highest:?}");
 }

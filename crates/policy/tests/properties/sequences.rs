@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use podgate_api::{Change, Direction, Kind, Object, ObjectKey, Tier};
 use podgate_engine::{Cause, Judgement, NodeOrigin, RuleId, Snapshot};
@@ -107,7 +108,10 @@ struct Books<'l> {
     exposure: BTreeMap<IpAddr, Exposure>,
     ranges: Vec<ipnet::IpNet>,
     networks: Vec<ipnet::IpNet>,
-    names: BTreeMap<RuleId, String>,
+    /// What each number stood for last, and in which generation.
+    names: BTreeMap<RuleId, (String, u64)>,
+    /// Snapshots that somebody still has.
+    held: Vec<Arc<Snapshot>>,
     /// Per flow and direction: a build allowed it, and neither end was touched since. An established connection goes
     /// on for so long.
     established: Vec<[bool; 2]>,
@@ -122,6 +126,8 @@ fn replay(steps: &[Step], locality: &Locality, flows: &[Flow]) -> Result<(), Fai
         let (mut index, mut world) = (Index::new(locality.clone()), World::default());
         let (mut books, mut rng) = (Books::new(locality), Rng::new(steps.len() as u64));
         let mut generation = Snapshot::empty().generation();
+        // Few, so that numbers become other rules'.
+        index.remember_rules(rng.below(4));
         for step in steps {
             match step {
                 Step::Change(change) => {
@@ -143,6 +149,7 @@ fn replay(steps: &[Step], locality: &Locality, flows: &[Flow]) -> Result<(), Fai
                     let rebuilt = compiled(&shuffled, locality);
                     books.verdicts(&build, &rebuilt, &world, flows)?;
                     books.kernel_state(&build, &world)?;
+                    books.hold(&build, &mut rng)?;
                     pods(&index, &world)?;
                 }
             }
@@ -171,6 +178,7 @@ impl<'l> Books<'l> {
             ranges: Vec::new(),
             networks: Vec::new(),
             names: BTreeMap::new(),
+            held: Vec::new(),
             established: Vec::new(),
             repeated: Vec::new(),
         }
@@ -194,7 +202,6 @@ impl<'l> Books<'l> {
                 }
                 *established = answer.allow || *established && !touched;
             }
-            self.names(&build.snapshot, flow)?;
         }
         self.cache(build, flows)
     }
@@ -215,6 +222,10 @@ impl<'l> Books<'l> {
             if let Some(before) = repeated.filter(|before| !forgotten && *before != now) {
                 return failure(format!("{flow} was {before:?} and is {now:?}, but neither end is touched"));
             }
+            let mut rules = repeated.iter().flat_map(|before| [before.egress.rule(), before.ingress.rule()]).flatten();
+            if let Some(rule) = rules.find(|rule| !forgotten && build.reused.contains(rule)) {
+                return failure(format!("{flow} is still repeated by {rule:?}, which is another rule's now"));
+            }
             let unknown = [now.egress.cause, now.ingress.cause].contains(&Cause::Unknown);
             *repeated = (!unknown).then_some(now);
             let closed = build.snapshot.closed(engine.destination, engine.protocol, engine.port);
@@ -226,16 +237,31 @@ impl<'l> Books<'l> {
         Ok(())
     }
 
-    /// A rule's number is never given to another name.
-    fn names(&mut self, snapshot: &Snapshot, flow: &Flow) -> Result<(), String> {
-        let judgement = snapshot.judge(&flow.to_engine(), NodeOrigin::Address);
-        for id in [judgement.egress.rule(), judgement.ingress.rule()].into_iter().flatten() {
-            let name = snapshot.rule(id).map(|r| r.name.to_string()).unwrap_or_default();
-            let first = self.names.entry(id).or_insert_with(|| name.clone());
-            if *first != name {
-                return Err(format!("{id:?} was {first} and is now {name}"));
+    /// No two snapshots that anybody has at one time name another rule by one number, and a later one tells that it does.
+    fn hold(&mut self, build: &Build, rng: &mut Rng) -> Result<(), String> {
+        let snapshot = &build.snapshot;
+        let generation = snapshot.generation();
+        for (id, info) in snapshot.rules() {
+            let name = format!("{} {:?}", info.name, info.action);
+            let other = |(was, _): &&(String, u64)| *was != name;
+            if let Some((was, last)) = self.names.get(&id).filter(other) {
+                if build.reused.binary_search(&id).is_err() || info.since != generation {
+                    return Err(format!("{id:?} was {was} and is {name} now, which nobody is told"));
+                }
+                if let Some(held) = self.held.iter().find(|held| held.rule(id).is_some()) {
+                    return Err(format!("{id:?} is {name} now, but in {held:?}, which is in use, it is {was}"));
+                }
+                if *last >= info.since.0 {
+                    return Err(format!("{id:?} is {name} since {:?}, but was {was} in {last}", info.since));
+                }
+            } else if info.since > generation {
+                return Err(format!("{id:?} is {name} only from {:?} on", info.since));
             }
+            self.names.insert(id, (name, generation.0));
         }
+        self.held.push(Arc::clone(snapshot));
+        // The newest is in force.
+        self.held.retain(|held| held.generation() == generation || rng.chance(40));
         Ok(())
     }
 

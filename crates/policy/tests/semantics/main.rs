@@ -20,5 +20,6 @@ mod own_node;
 mod peers;
 mod policy_types;
 mod ports;
+mod rule_numbers;
 mod touched;
 mod walkthrough;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use podgate_engine::Snapshot;
+use podgate_engine::{Action, RuleInfo, Snapshot, Tables, Tier};
 use tracing::subscriber::with_default;
 
 use super::*;
@@ -25,13 +25,18 @@ impl Write for Log {
 
 /// Runs the loop over these events until all are told and the stop is noticed; what the log says then.
 fn told(limit: Limit, denies: impl IntoIterator<Item = Deny>) -> (String, Arc<State>) {
+    told_with(Snapshot::empty(), limit, denies)
+}
+
+/// Likewise where this snapshot is in force.
+fn told_with(snapshot: Snapshot, limit: Limit, denies: impl IntoIterator<Item = Deny>) -> (String, Arc<State>) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     let state = State::new();
     let teller = Teller {
         bucket: Bucket::new(limit, Instant::now()),
-        publication: Publication::new(Arc::new(Snapshot::empty()), 0),
+        publication: Publication::new(Arc::new(snapshot), 0),
         state: state.clone(),
         name: |address: IpAddr| (address == IpAddr::from([10, 0, 0, 1])).then(|| "shop/web".to_owned()),
         suppressed: 0,
@@ -52,6 +57,7 @@ fn deny(protocol: u8, port: Port) -> Deny {
         port,
         direction: Direction::Egress,
         rule: None,
+        generation: Generation(1),
     }
 }
 
@@ -74,6 +80,28 @@ fn a_protocol_without_ports_has_none_in_its_line() {
 fn a_rule_that_is_gone_is_said_to_be() {
     let gone = Deny { rule: Some(RuleId(7)), ..deny(protocol::UDP, Port::Unknown) };
     assert!(told(Limit::default(), [gone]).0.contains("rule=(a rule that is gone by now)"));
+}
+
+#[test]
+fn a_number_that_was_another_rules_then_names_nobody() {
+    let info = RuleInfo {
+        name: "networkpolicy/shop/web/ingress/default-deny".into(),
+        tier: Tier::NetworkPolicy,
+        namespace: "shop".into(),
+        policy: "web".into(),
+        direction: Direction::Ingress,
+        action: Action::Deny,
+        default_deny: true,
+        since: Generation(5),
+    };
+    let mut tables = Tables::new();
+    tables.set_rule(RuleId(7), Some(Arc::new(info)));
+    let by = |generation| Deny { rule: Some(RuleId(7)), generation, ..deny(protocol::UDP, Port::Unknown) };
+    let snapshot = Snapshot::new(Generation(6), tables);
+    let (log, _) = told_with(snapshot, Limit::default(), [4, 5, 6].map(|generation| by(Generation(generation))));
+    let rules: Vec<_> = log.lines().map(|line| line.rsplit_once("rule=").unwrap().1).collect();
+    let name = "networkpolicy/shop/web/ingress/default-deny";
+    assert_eq!(rules, ["(a rule that is gone by now)", name, name]);
 }
 
 #[test]
