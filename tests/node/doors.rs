@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{TcpListener, UdpSocket};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::kit::{LONG, Node, binary, pair, web_on};
+use socket2::{Domain, Socket, Type};
+
+use crate::kit::{LONG, Node, binary, pair, policy, web_on};
 
 /// The sockets of a process as the kernel lists them, by what they are.
 #[derive(Debug, Default, PartialEq)]
@@ -151,4 +154,49 @@ fn nothing_listens_beyond_the_metrics_address_and_its_own_socket() {
 fn without_a_metrics_address_nothing_listens_on_the_network() {
     let (node, _directory, socket) = node("off");
     assert_only(&node, &[], &socket);
+}
+
+/// Rules of one policy, each with a counter: some megabytes of metrics.
+const RULES: usize = 10_000;
+
+#[test]
+fn clients_that_do_not_take_the_metrics_they_asked_for_fill_no_memory_up_and_delay_no_probe() {
+    let (mut node, ..) = pair(&[], &[]);
+    let rules: String = (0..RULES).map(|n| format!("{{ports: [{{port: {}}}]}}, ", n + 1)).collect();
+    node.write("large.yaml", &policy("large", "shop", &format!("{{podSelector: {{}}, ingress: [{rules}]}}")));
+    let directory = tempfile::tempdir().expect("a directory");
+    let socket = directory.path().join("agent.sock").to_str().expect("text").to_owned();
+    node.start(&["--socket", &socket]);
+    let text = node.get("/metrics").1.len();
+    assert!(text > 1 << 20, "{text} bytes");
+
+    let before = resident(&node);
+    let address: SocketAddr = "127.0.0.1:9840".parse().expect("an address");
+    let ask = || {
+        let stream = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        stream.set_recv_buffer_size(4096).expect("set");
+        stream.connect(&address.into()).expect("connected");
+        (&stream).write_all(b"GET /metrics HTTP/1.1\r\nHost: node\r\n\r\n").expect("asked");
+        stream
+    };
+    // Three times as many as may be: those that come later take the place of others.
+    let clients: Vec<Socket> = node.netns().run(|| (0..192).map(|_| ask()).collect());
+    // Each has the beginning of an answer, or its connection's end.
+    for client in &clients {
+        client.set_read_timeout(Some(LONG)).expect("set");
+        let begun = client.recv(&mut [std::mem::MaybeUninit::uninit(); 1]);
+        let refused = begun.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+        assert!(!refused, "no word for {LONG:?}");
+    }
+    let live = Command::new(binary()).args(["status", "--live", "--socket", &socket]).output().expect("started");
+    assert!(live.status.success(), "{live:?}");
+    let after = resident(&node);
+    println!("metrics of {} KiB, resident {} KiB before, {} KiB after", text >> 10, before >> 10, after >> 10);
+    assert!(after < before + 24 * text as u64, "{before} bytes before, {after} after");
+}
+
+fn resident(node: &Node) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/status", node.agent().process.id())).expect("it runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("such a line");
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") << 10
 }

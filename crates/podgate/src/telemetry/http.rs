@@ -12,15 +12,18 @@
 //! one of them. The socket is each agent's own ([`socket`]), so what must be asked of one process is asked there. The
 //! address may have TLS ([`tls`]) and want a token for `/metrics` ([`token`]); probes are open to all.
 //!
-//! Who asks over the network may be a pod: the connections at once are bounded, and so is their time ([`connections`]).
+//! Who asks over the network may be a pod: the connections at once are bounded, and so is their time ([`connections`]), and
+//! what the metrics take that they ask for ([`scrapes`]).
 //!
-//! A thread of its own with a runtime of its own: a scrape delays nothing else, and everything it reads of `/proc` and
-//! of sockets is of the network namespace of the thread that called [`serve`].
+//! A thread of its own with a runtime of its own, and another one for what takes its time: a scrape delays nothing else, and
+//! everything it reads of `/proc` and of sockets is of the network namespace of the thread that called [`serve`].
 
 mod answers;
 mod connections;
 mod listen;
+mod scrapes;
 pub(crate) mod socket;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -38,13 +41,14 @@ use tokio_rustls::{TlsAcceptor, rustls};
 
 use self::answers::Context;
 use self::connections::{Limits, Listener};
+use self::scrapes::Scrapes;
 use self::socket::Socket;
 use self::tls::Certificate;
 use self::token::Token;
 use super::readiness::Status;
 use super::state::State;
 
-/// How long a client may take for a handshake or a request, and be silent between two requests.
+/// How long a client may take for a handshake, for a request, and for taking its answer, and be silent between two requests.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is looked whether an agent that has the socket's path is still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -164,7 +168,8 @@ pub(crate) fn serve(settings: &Settings, state: Arc<State>) -> Result<Server, Er
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)?;
     let stop = watch::Sender::new(false);
-    let context = Context { state, stopping: stop.subscribe(), token: token.map(Arc::new) };
+    let (stopping, scrapes) = (stop.subscribe(), Scrapes::default());
+    let context = Context { state, stopping, scrapes, token: token.map(Arc::new) };
     let limits = [settings.tcp, settings.unix];
     let work = move || runtime.block_on(run(Listening { tcp, tls, socket, limits }, context));
     let thread = std::thread::Builder::new().name("http".to_owned()).spawn(work).map_err(Error::Thread)?;

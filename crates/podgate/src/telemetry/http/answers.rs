@@ -12,6 +12,7 @@ use axum::routing::get;
 use podgate_engine::Generation;
 use tokio::sync::watch;
 
+use super::scrapes::Scrapes;
 use super::stopped;
 use super::token::Token;
 use crate::telemetry::readiness::Status;
@@ -25,6 +26,8 @@ const WAIT: Duration = Duration::from_secs(10);
 pub(super) struct Context {
     pub(super) state: Arc<State>,
     pub(super) stopping: watch::Receiver<bool>,
+    /// The metrics that are being told.
+    pub(super) scrapes: Scrapes,
     /// What a scrape over the network must show.
     pub(super) token: Option<Arc<Token>>,
 }
@@ -63,7 +66,8 @@ async fn guarded_metrics(context: Shared<Context>, headers: HeaderMap) -> Respon
 }
 
 async fn metrics(Shared(context): Shared<Context>) -> Response {
-    match context.state.metrics() {
+    let state = context.state;
+    match context.scrapes.text(move || state.metrics()).await {
         Ok(text) => ([(CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics cannot be told: {error}\n")).into_response(),
     }

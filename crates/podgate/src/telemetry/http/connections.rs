@@ -2,7 +2,8 @@
 //!
 //! A client may hold a connection and say nothing, and a pod can be such a client. So there is a bound: past it, the
 //! oldest connection that waits for a request (or, where none does, the oldest) makes room for the new one, which
-//! leaves whoever asks at once an answer. One that is silent for too long is closed anyway. File descriptors are
+//! leaves whoever asks at once an answer. One that is silent for too long, or does not take its answer ([`Taken`]), is closed
+//! anyway. File descriptors are
 //! therefore taken by as many clients as the bound says, and the agent's own work always finds one.
 
 use std::collections::VecDeque;
@@ -26,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answers::Context;
 use super::stopped;
+use super::taken::Taken;
 
 /// How long a stop waits for answers that are under way.
 const GRACE: Duration = Duration::from_secs(2);
@@ -39,8 +41,8 @@ const TELL: Duration = Duration::from_secs(60);
 pub(crate) struct Limits {
     /// Connections at once.
     pub(crate) connections: usize,
-    /// How long a TLS handshake, and the head of a request, may take, counted from the moment when it can begin: this
-    /// is how long a connection may be idle as well.
+    /// How long a TLS handshake, the head of a request, and the taking of an answer may take, each counted from the moment
+    /// when it can begin: this is how long a connection may be idle as well.
     pub(crate) patience: Duration,
 }
 
@@ -172,7 +174,7 @@ async fn talk<S>(
     // The time for a head begins when the connection does, and again after each answer.
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(patience);
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(Taken::within(patience, stream)), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = stopped(stopping) => {
