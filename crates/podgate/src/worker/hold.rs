@@ -91,27 +91,48 @@ struct Share {
     since: Instant,
 }
 
+/// Packets and their bytes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Amount {
+    packets: usize,
+    bytes: u64,
+}
+
+impl Amount {
+    fn add(&mut self, held: &Held) {
+        self.packets += 1;
+        self.bytes += u64::from(held.length);
+    }
+
+    fn take(&mut self, held: &Held) {
+        self.packets -= 1;
+        self.bytes -= u64::from(held.length);
+    }
+}
+
 /// The held packets, oldest first.
 #[derive(Debug)]
 pub(super) struct Holds {
     settings: HoldSettings,
     packets: VecDeque<Held>,
     bytes: u64,
-    /// How many of them wait for a pod of another node.
-    elsewhere: usize,
+    /// Of these, those that wait for a pod of another node.
+    elsewhere: Amount,
     /// As many as there are packets, or twice that.
     shares: HashMap<(End, Addr), Share>,
 }
 
 impl Holds {
     pub(super) fn new(settings: HoldSettings) -> Self {
-        Self { settings, packets: VecDeque::new(), bytes: 0, elsewhere: 0, shares: HashMap::new() }
+        Self { settings, packets: VecDeque::new(), bytes: 0, elsewhere: Amount::default(), shares: HashMap::new() }
     }
 
     /// What keeps this packet from being held, and until when that is so, as far as is known.
     pub(super) fn bound(&self, held: &Held) -> Option<(Bound, Instant)> {
         // They wait for milliseconds, and whoever forges such sources is to leave room for this node's pods.
-        if held.whom.elsewhere && self.elsewhere >= self.settings.packets / 2 {
+        let Amount { packets, bytes } = self.elsewhere;
+        let half = packets >= self.settings.packets / 2 || bytes + u64::from(held.length) > BYTES / 2;
+        if held.whom.elsewhere && half {
             return Some((Bound::Table, held.since + self.settings.time / 8));
         }
         if self.packets.len() >= self.settings.packets || self.bytes + u64::from(held.length) > BYTES {
@@ -133,7 +154,9 @@ impl Holds {
             share.packets += 1;
         }
         self.bytes += u64::from(held.length);
-        self.elsewhere += usize::from(held.whom.elsewhere);
+        if held.whom.elsewhere {
+            self.elsewhere.add(&held);
+        }
         self.packets.push_back(held);
     }
 
@@ -153,8 +176,7 @@ impl Holds {
     /// Takes the oldest packet out.
     pub(super) fn pop(&mut self) -> Option<Held> {
         let held = self.packets.pop_front()?;
-        self.elsewhere -= usize::from(held.whom.elsewhere);
-        release(&mut self.shares, &mut self.bytes, &held);
+        release(&mut self.shares, &mut self.bytes, &mut self.elsewhere, &held);
         Some(held)
     }
 
@@ -164,8 +186,7 @@ impl Holds {
         packets.retain(|held| {
             let keep = keep(held);
             if !keep {
-                *elsewhere -= usize::from(held.whom.elsewhere);
-                release(shares, bytes, held);
+                release(shares, bytes, elsewhere, held);
             }
             keep
         });
@@ -176,7 +197,10 @@ impl Holds {
     }
 }
 
-fn release(shares: &mut HashMap<(End, Addr), Share>, bytes: &mut u64, held: &Held) {
+fn release(shares: &mut HashMap<(End, Addr), Share>, bytes: &mut u64, elsewhere: &mut Amount, held: &Held) {
+    if held.whom.elsewhere {
+        elsewhere.take(held);
+    }
     *bytes -= u64::from(held.length);
     for end in held.ends() {
         if let Some(share) = shares.get_mut(&end) {

@@ -69,9 +69,20 @@ impl<R: Rules> Keeper<R> {
             Received::Woken | Received::TimedOut => {}
         }
         self.desk.unusable(self.queue.malformed());
+        if self.desk.stands_by() {
+            self.pass_on()?;
+        }
         self.ask_again()?;
         self.expire(Instant::now())?;
         Ok(true)
+    }
+
+    /// Has what is held come up once more, at the agent that has the rules now: this one may not know what that one enforces.
+    fn pass_on(&mut self) -> io::Result<()> {
+        while let Some(held) = self.table.holds.pop() {
+            self.queue.answer_held(held.id, Fate::Repeat)?;
+        }
+        Ok(())
     }
 
     fn batch(&mut self) -> io::Result<()> {
@@ -192,6 +203,9 @@ impl Table {
         let Answer::Unknown { whom, .. } = answer else {
             return desk.effect(answer, mark, length, judge.generation());
         };
+        if desk.stands_by() {
+            return Fate::Repeat;
+        }
         let held = Held { id, mark, length, question, whom, since: now };
         let bound = match self.holds.bound(&held) {
             Some((bound, until)) => {

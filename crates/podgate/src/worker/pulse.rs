@@ -26,14 +26,16 @@ pub(crate) struct Pulse {
     last: AtomicU64,
     /// Another agent took over while this one stood still.
     replaced: AtomicBool,
+    /// It was this agent's, and is another's in good order.
+    stands_by: AtomicBool,
     /// The name by which the table is this agent's.
     mine: Mutex<Option<String>>,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Arc<Self> {
-        let (last, replaced, mine) = (AtomicU64::new(u64::MAX), AtomicBool::new(false), Mutex::new(None));
-        Arc::new(Self { begun: Instant::now(), last, replaced, mine })
+        let (last, replaced, stands_by) = (AtomicU64::new(u64::MAX), AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { begun: Instant::now(), last, replaced, stands_by, mine: Mutex::new(None) })
     }
 
     /// Starts the thread that beats until nobody looks any more. `owner` tells whose the table is, if anybody's.
@@ -55,11 +57,18 @@ impl Pulse {
     /// The table is this agent's by that name: what comes up from now on is its to judge.
     pub(crate) fn own(&self, name: &str) {
         *self.mine.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
+        self.stands_by.store(false, Ordering::Release);
         self.replaced.store(false, Ordering::Release);
+    }
+
+    /// Whether what is held is the other agent's to judge.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.stands_by.load(Ordering::Acquire)
     }
 
     /// It is another's, in good order: what still waits for this one is its to judge.
     pub(crate) fn hand_over(&self) {
+        self.stands_by.store(true, Ordering::Release);
         *self.mine.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

@@ -132,6 +132,11 @@ impl Desk {
         self.shared.pulse.is_sure(now)
     }
 
+    /// Another agent has the rules, and this one lives on beside it.
+    pub(super) fn stands_by(&self) -> bool {
+        self.shared.pulse.stands_by()
+    }
+
     /// What becomes of a packet that is not.
     pub(super) fn void(&mut self) -> Fate {
         self.tally.dropped += 1;

@@ -256,6 +256,34 @@ fn pods_of_other_nodes_leave_half_of_the_table_to_those_of_this_one() {
 }
 
 #[test]
+fn large_packets_of_pods_of_other_nodes_leave_half_of_the_bytes_too() {
+    let mut large = from_elsewhere(1, 443);
+    large.bytes.resize(65_000, 0);
+    let hold = HoldSettings { packets: 4096, per_source: 4096, ..HOLD };
+    let mut packets = vec![large; 300];
+    packets.push(to_unknown("10.1.0.5"));
+    let outcome = keep(shared(hold, false), Versions::first(), vec![Step::Packets(packets)]);
+    // 8 MiB of them, and this node's.
+    assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [130, 171]);
+}
+
+#[test]
+fn what_is_held_by_an_agent_that_stands_by_comes_up_once_more_at_the_other() {
+    let (versions, shared) = (Versions::first(), shared(HOLD, false));
+    let pulse = Arc::clone(&shared.pulse);
+    let steps = vec![
+        Step::Packets(vec![to_unknown("10.1.0.5"), from_unknown(80)]),
+        Step::Meanwhile(Box::new(move || pulse.hand_over())),
+        publish(&versions),
+        Step::Packets(vec![known(80)]),
+    ];
+    let outcome = keep(shared, versions, steps);
+    // What it knew when it came is its to answer.
+    assert_eq!(outcome.fates(), [Fate::Repeat, Fate::Repeat, REMEMBERED]);
+    assert_eq!([Counter::Accepted, Counter::Dropped].map(|c| outcome.count(c)), [1, 0]);
+}
+
+#[test]
 fn few_large_packets_fill_the_table_as_well() {
     let mut large = to_unknown("10.1.0.5");
     large.bytes.resize(65_000, 0);
