@@ -53,6 +53,15 @@ fn until_a_world_is_known_the_pods_ranges_are_closed_but_to_their_node() {
 }
 
 #[test]
+fn where_pods_ranges_are_not_known_either_it_is_said_that_nothing_is_enforced() {
+    let (mut node, web, client, _server, _) = place();
+    start_in_the_dark(&mut node, &[], &[]);
+    node.agent().await_line("nor where this node's pods are (--pod-cidr): nothing is enforced");
+    assert_eq!(node.get("/readyz").0, 503, "{}", node.log());
+    let _api = told(&node, &web, &client);
+}
+
+#[test]
 fn a_start_that_is_set_open_lets_all_pass_until_a_world_is_known_and_then_cuts_what_it_forbids() {
     for how in [["--boot", "open"].as_slice(), &["--fail-open"]] {
         let (mut node, web, client, _server, ranges) = place();

@@ -180,6 +180,8 @@ fn a_port_that_opens_to_one_address_is_not_closed_to_it_any_more_and_each_packet
     flood.send_until_dropped(&node);
     node.apply("policy.yaml", &open_to("{ipBlock: {cidr: 203.0.113.7/32}}"));
     await_empty_queues(&node);
+    // Until connections have been judged again, answers come up too, and count.
+    node.settled_rules();
     let denied = node.rule_count(DEFAULT_DENY);
     // Each address once.
     flood.send(256);

@@ -30,22 +30,6 @@ fn judged_right(node: &Node, web: &Pod, client: &Pod) {
     ]);
 }
 
-fn rules(node: &Node) -> String {
-    node.command("nft", &["--stateless", "--handle", "list", "table", "inet", "podgate"]).1
-}
-
-/// The rules once no address is rechecked any more. Each look is a command, and the pace.
-fn settled_rules(node: &Node) -> String {
-    let deadline = Instant::now() + LONG;
-    loop {
-        let rules = rules(node);
-        if !rules.contains("@recheck4 return") {
-            return rules;
-        }
-        assert!(Instant::now() < deadline, "{rules}\n{}", node.log());
-    }
-}
-
 #[test]
 fn hand_overs_under_load_lose_no_packet_and_leak_none() {
     let (mut node, web, client, _server) = shop();
@@ -80,9 +64,9 @@ fn the_old_agent_writes_nothing_and_its_end_leaves_the_new_ones_rules() {
     // Both follow these changes; only one may write them.
     node.apply("policy.yaml", &deny_all("shop"));
     node.apply("policy.yaml", &web_on("TCP", OPEN));
-    let table = settled_rules(&node);
+    let table = node.settled_rules();
     old.stop();
-    assert_eq!(rules(&node), table);
+    assert_eq!(node.rules(), table);
     node.apply("policy.yaml", &deny_all("shop"));
     node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(OPEN))]);
     node.apply("policy.yaml", &web_on("TCP", OPEN));
@@ -149,12 +133,12 @@ fn of_agents_that_start_at_the_same_moment_one_enforces() {
     started.iter().for_each(|agent| drop(agent.get("/readyz?generation=1")));
     assert_eq!(owners(), 1);
     // It stays so: none of them gives it up or fights for it.
-    let table = rules(&node);
+    let table = node.rules();
     let mut started = started;
     let owner = started.iter().position(|agent| agent.find_metric("podgate_owner") == Some(1.0)).expect("one");
     node.adopt(started.swap_remove(owner));
     judged_right(&node, &web, &client);
-    assert_eq!(rules(&node), table);
+    assert_eq!(node.rules(), table);
     assert_eq!(node.metric("podgate_owner"), 1.0);
 }
 

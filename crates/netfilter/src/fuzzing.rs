@@ -10,7 +10,7 @@ use crate::netlink::{Answer, append, attribute, attributes, be32, be64, done_cod
 use crate::program::ownership::{self, Owner};
 use crate::program::rules::parse_comment;
 use crate::program::transaction::body;
-use crate::{Marks, routes};
+use crate::{Links, Marks, routes};
 
 /// One datagram of a netlink socket, each message read as every reader that there is would.
 pub fn datagram(bytes: &[u8]) {
@@ -26,7 +26,10 @@ pub fn datagram(bytes: &[u8]) {
         connection(message.payload, &marks);
         _ = concerns(message.payload, &marks);
         _ = read_legacy(message.payload, message.payload);
-        _ = routes::event(&message);
+        if let Some(message) = routes::decode(&message) {
+            Links::default().hear(&message);
+            _ = routes::meaning(message);
+        }
         let item = body(&message);
         for (kind, value) in attributes(item) {
             assert_eq!(

@@ -11,6 +11,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::Error;
+use crate::links::Links;
 use crate::netlink::{Channel, Received};
 use crate::queue::Waker;
 
@@ -32,6 +33,9 @@ pub struct RouteWatch {
     down: HashMap<Key, u32>,
     /// Addresses whose routes came back, until they are asked for.
     back: Vec<IpAddr>,
+    links: Links,
+    /// [`links`](Self::links) have changed since they were asked for.
+    relinked: bool,
     waker: Waker,
 }
 
@@ -53,9 +57,9 @@ impl RouteWatch {
             watch.join(group)?;
         }
         let mut ask = Channel::open(NETLINK_ROUTE)?;
-        let known = list(&mut ask)?;
+        let (known, links) = list(&mut ask)?;
         let waker = Waker::new().map_err(|e| Error::io("make an eventfd", e))?;
-        Ok(Self { watch, ask, known, down: HashMap::new(), back: Vec::new(), waker })
+        Ok(Self { watch, ask, known, down: HashMap::new(), back: Vec::new(), links, relinked: true, waker })
     }
 
     /// Ends the wait from another thread.
@@ -64,12 +68,13 @@ impl RouteWatch {
     }
 
     /// Waits until host routes go away; the addresses that they led to, each once. Empty if routes only came
-    /// [back](Self::back) or the waker was used, but not before all that went until then was told.
+    /// [back](Self::back), [links](Self::links) lead elsewhere or the waker was used, but not before all that went until then was
+    /// told.
     pub fn gone(&mut self) -> Result<Vec<IpAddr>, Error> {
         let failed = |error| Error::io("watch routes", error);
         loop {
             let mut gone = self.drain()?;
-            if !gone.is_empty() || !self.back.is_empty() || self.waker.take() {
+            if !gone.is_empty() || !self.back.is_empty() || self.relinked || self.waker.take() {
                 gone.sort_unstable();
                 gone.dedup();
                 return Ok(gone);
@@ -84,12 +89,24 @@ impl RouteWatch {
         std::mem::take(&mut self.back)
     }
 
+    /// Where links lead, if that is news since it was asked last.
+    pub fn links(&mut self) -> Option<Links> {
+        std::mem::take(&mut self.relinked).then(|| self.links.clone())
+    }
+
     /// Reads all notices that wait.
     fn drain(&mut self) -> Result<Vec<IpAddr>, Error> {
         let mut gone = Vec::new();
         loop {
             let mut events = Vec::new();
-            match self.watch.read(&mut |message| events.extend(event(&message))) {
+            let Self { watch, links, relinked, .. } = self;
+            let mut hear = |message: Received<'_>| {
+                if let Some(message) = decode(&message) {
+                    *relinked |= links.hear(&message);
+                    events.extend(meaning(message));
+                }
+            };
+            match watch.read(&mut hear) {
                 Ok(true) => gone.extend(self.follow(events)),
                 Ok(false) => return Ok(gone),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => gone.extend(self.compare()?),
@@ -143,7 +160,9 @@ impl RouteWatch {
     /// Notices were lost: what stands now tells what went. A route whose link is gone went with it, so that one to the same
     /// address is another pod's; a route that only moved to another link is not.
     fn compare(&mut self) -> Result<Vec<IpAddr>, Error> {
-        let now = list(&mut self.ask)?;
+        let (now, leads) = list(&mut self.ask)?;
+        self.relinked |= self.links != leads;
+        self.links = leads;
         // Whether a link went meanwhile is not known either.
         self.down.clear();
         self.back.clear();
@@ -156,18 +175,23 @@ impl RouteWatch {
     }
 }
 
-fn list(ask: &mut Channel) -> Result<HashMap<Key, Option<u32>>, Error> {
-    let mut known = HashMap::new();
+fn list(ask: &mut Channel) -> Result<(HashMap<Key, Option<u32>>, Links), Error> {
+    let (mut known, mut links) = (HashMap::new(), Links::default());
     let get = RouteNetlinkMessage::GetRoute(RouteMessage::default());
     ask.request("list routes", get, NLM_F_DUMP, &mut |message| match message {
-        None => known.clear(),
+        None => {
+            known.clear();
+            links = Links::default();
+        }
         Some(message) => {
-            if let Some(Event::Came(key, link)) = event(&message) {
+            let Some(message) = decode(&message) else { return };
+            links.hear(&message);
+            if let Some(Event::Came(key, link)) = meaning(message) {
                 known.insert(key, link);
             }
         }
     })?;
-    Ok(known)
+    Ok((known, links))
 }
 
 fn links(ask: &mut Channel) -> Result<HashSet<u32>, Error> {
@@ -189,8 +213,8 @@ pub(crate) fn decode(message: &Received<'_>) -> Option<RouteNetlinkMessage> {
     RouteNetlinkMessage::deserialize(&header, message.payload).ok()
 }
 
-pub(crate) fn event(message: &Received<'_>) -> Option<Event> {
-    match decode(message)? {
+pub(crate) fn meaning(message: RouteNetlinkMessage) -> Option<Event> {
+    match message {
         RouteNetlinkMessage::NewRoute(route) => host_route(&route).map(|(key, link)| Event::Came(key, link)),
         RouteNetlinkMessage::DelRoute(route) => host_route(&route).map(|(key, _)| Event::Went(key)),
         RouteNetlinkMessage::DelLink(link) => Some(Event::LinkWent(link.header.index)),

@@ -87,6 +87,7 @@ fn only_hooks_that_are_needed_are_used() {
     let expected = "hook output priority filter; policy accept;
 hook postrouting priority srcnat - 2; policy accept;
 hook postrouting priority srcnat - 1; policy accept;
+hook forward priority filter; policy accept;
 ";
     assert_eq!(hooks, expected);
 }
@@ -102,7 +103,7 @@ fn taking_over_keeps_base_chains_and_sets_and_rewrites_rules() {
         program.replace(&update).unwrap();
     });
     let (before, bases) = (at.sh("nft -a list table inet podgate"), base_chains(&at));
-    assert_eq!(bases.len(), 5, "{before}");
+    assert_eq!(bases.len(), 6, "{before}");
     let mut program = at.run(|| install(ProgramSettings { fail_open: true, queues: 7..=8, ..settings() }));
     assert_eq!(base_chains(&at), bases);
     assert_eq!((elements(&at, "ranges4"), elements(&at, "open_ingress4")), ("10.1.0.0/24".into(), "10.1.0.2".into()));
@@ -117,7 +118,7 @@ fn taking_over_keeps_base_chains_and_sets_and_rewrites_rules() {
             .join("\n")
     };
     assert_eq!(words(&after), words(&before), "the same rules, one of each");
-    assert!(after.contains("ct direction reply return"), "judging of input went on");
+    assert!(after.contains("ct direction reply ct label ! 123 return"), "judging of input went on");
     assert!(program.intact().unwrap());
 }
 

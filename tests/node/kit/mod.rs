@@ -291,6 +291,23 @@ impl Node {
         (output.status.success(), text)
     }
 
+    /// Our table as nft lists it.
+    pub(crate) fn rules(&self) -> String {
+        self.command("nft", &["--stateless", "--handle", "list", "table", "inet", "podgate"]).1
+    }
+
+    /// Likewise, once no address is rechecked any more. Each look is a command, and the pace.
+    pub(crate) fn settled_rules(&self) -> String {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let rules = self.rules();
+            if !rules.contains("@recheck4 return") {
+                return rules;
+            }
+            assert!(Instant::now() < deadline, "{rules}\n{}", self.log());
+        }
+    }
+
     /// All probes at once; fails with those that went otherwise, and the agent's log.
     #[track_caller]
     pub(crate) fn expect(&self, probes: &[Probe]) {

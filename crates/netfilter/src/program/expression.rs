@@ -49,9 +49,11 @@ const CT_STATE: u32 = 0;
 const CT_DIRECTION: u32 = 1;
 const CT_MARK: u32 = 3;
 const CT_LABELS: u32 = 13;
+const FIB_RESULT_OIF: u32 = 1;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_SADDR: u32 = 1;
 const FIB_DADDR: u32 = 2;
+const FIB_IIF: u32 = 8;
 const RTN_LOCAL: u32 = 2;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
@@ -293,9 +295,21 @@ pub(crate) fn local(end: End) -> Statement {
         End::Source => FIB_SADDR,
         End::Destination => FIB_DADDR,
     };
-    let fib =
-        other("fib", vec![number(1, u32::from(Register::Reg1)), number(2, FIB_RESULT_ADDRTYPE), number(3, flags)]);
-    vec![fib, compare(Operator::Equal, RTN_LOCAL.to_ne_bytes())]
+    vec![fib(FIB_RESULT_ADDRTYPE, flags), compare(Operator::Equal, RTN_LOCAL.to_ne_bytes())]
+}
+
+fn fib(result: u32, flags: u32) -> Expression {
+    other("fib", vec![number(1, u32::from(Register::Reg1)), number(2, result), number(3, flags)])
+}
+
+/// `fib saddr . iif oif 0`: what is sent to the source does not go where the packet came from. Not at postrouting.
+pub(crate) fn no_way_back() -> Statement {
+    vec![fib(FIB_RESULT_OIF, FIB_SADDR | FIB_IIF), compare(Operator::Equal, [0; 4])]
+}
+
+/// `meta iif @set`
+pub(crate) fn comes_by(set: &str) -> Statement {
+    vec![load(MetaKey::Iif), lookup(set, 0)]
 }
 
 /// `ip|ip6 saddr|daddr @within … != @without`

@@ -9,6 +9,7 @@ use netlink_packet_netfilter::nftables::{
 use super::TABLE;
 use super::cache;
 use super::expression::{Family, jump};
+use super::links;
 use super::ownership;
 use super::peers;
 use super::rules::{REGULAR, Rule};
@@ -34,6 +35,10 @@ pub(crate) const CORE: [Base; 3] = [
     Base { name: "postrouting", hook: InetHookNumber::PostRouting, priority: 98, target: "judge" },
     Base { name: "settle", hook: InetHookNumber::PostRouting, priority: 99, target: "remember" },
 ];
+
+/// Where sources are checked.
+pub(crate) const FORWARD: [Base; 1] =
+    [Base { name: "forward", hook: InetHookNumber::Forward, priority: 0, target: links::CHAIN }];
 
 /// Where UDP is judged before routing; destination NAT is at -100.
 pub(crate) const UDP: [Base; 2] = [
@@ -78,6 +83,7 @@ pub(crate) fn add_table(transaction: &mut Transaction) {
     share::add_sets(transaction, id + 8);
     spread::add_map(transaction, id + 10);
     peers::add_sets(transaction, id + 11);
+    links::add_set(transaction, id + 13);
 }
 
 /// Adds a set of addresses; one that is there stays. With room for so many and no more the kernel looks up quicker.

@@ -5,6 +5,7 @@
 //!         ├─ rules       what stands in the chains   (expression: the words they are made of)
 //!         ├─ sets        pod ranges, known-open addresses
 //!         ├─ peers       where pods' addresses lie
+//!         ├─ links       which links lead to pods, and forged sources
 //!         ├─ cache       verdicts that the kernel repeats
 //!         ├─ share       what a pod may have of the queue, under overload
 //!         ├─ spread      which queue a packet goes to
@@ -19,6 +20,7 @@
 pub(crate) mod cache;
 pub(crate) mod expression;
 pub(crate) mod layout;
+pub(crate) mod links;
 pub(crate) mod ownership;
 pub(crate) mod peers;
 pub(crate) mod rules;
@@ -28,6 +30,7 @@ mod spread;
 pub(crate) mod standing;
 pub(crate) mod transaction;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -35,7 +38,7 @@ use ipnet::IpNet;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use self::cache::{CacheEntry, CacheHits, Forget};
-use self::layout::{Base, CORE, INPUT, UDP};
+use self::layout::{Base, CORE, FORWARD, INPUT, UDP};
 use self::ownership::{Claim, Expect, Owner};
 use self::rules::Plan;
 use self::standing::Standing;
@@ -72,11 +75,20 @@ pub struct ProgramSettings {
     pub udp_prerouting: Option<bool>,
     /// Look verdicts up in the cache ([`Program::remember`]).
     pub cache: bool,
+    /// Drop what begins a connection and comes by a pod's link ([`Update::links`]) with a source that is not reached over it.
+    pub source_check: bool,
 }
 
 impl Default for ProgramSettings {
     fn default() -> Self {
-        Self { marks: Marks::default(), queues: 0..=0, fail_open: false, udp_prerouting: None, cache: true }
+        Self {
+            marks: Marks::default(),
+            queues: 0..=0,
+            fail_open: false,
+            udp_prerouting: None,
+            cache: true,
+            source_check: true,
+        }
     }
 }
 
@@ -99,6 +111,8 @@ pub struct Update<'a> {
     /// Blocks of addresses, as [`peer_blocks`](crate::peer_blocks) tells them, that may be pods' (`true`) or are not any
     /// more: verdicts about whoever is no pod ([`Cached::Closed`](crate::Cached::Closed)) are not about them.
     pub peers: &'a [(IpAddr, bool)],
+    /// The links that lead to pods, by index; see [`Links`](crate::Links).
+    pub links: Option<&'a BTreeSet<u32>>,
     /// Judge what pods send to the node itself?
     pub judge_input: Option<bool>,
 }
@@ -147,6 +161,7 @@ impl Program {
             judge_input: false,
             recheck: false,
             cache: settings.cache,
+            source_check: settings.source_check,
             share: None,
         };
         let (before, owner, hits) = take_over(&mut channel, &mut plan, claim, first)?;
@@ -336,6 +351,9 @@ fn fill(transaction: &mut Transaction, update: &Update<'_>, fresh: bool) {
     }
     sets::apply_open(transaction, update.open, fresh);
     peers::apply(transaction, update.peers);
+    if let Some(links) = update.links {
+        links::replace(transaction, links);
+    }
 }
 
 /// Writes `plan` over what stands, whose judging of input goes on unless `first` says otherwise; returns what stood, the
@@ -356,6 +374,7 @@ fn take_over(
         let judged = standing.as_ref().is_some_and(|s| s.rules_in("judge_input") > 0);
         plan.judge_input = first.and_then(|f| f.judge_input).unwrap_or(judged);
         let mut bases: Vec<&Base> = CORE.iter().collect();
+        bases.extend(FORWARD.iter().filter(|base| plan.source_check || stands(base)));
         bases.extend(UDP.iter().filter(|base| plan.udp_prerouting || stands(base)));
         bases.extend(INPUT.iter().filter(|base| plan.judge_input || stands(base)));
         let mut transaction = Transaction::default();

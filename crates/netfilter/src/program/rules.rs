@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! output 0          mark_node      what the node itself sends
+//! forward 0         from_pod       forged sources: `links`
 //! postrouting 98    judge ─▶ decide ─┬─▶ cached ─▶ divert ─▶ to_queue  (98: after DNAT, just before source NAT)
 //!                        │           ├─▶ reply_way ─▶ divert
 //!                        │           └─▶ invalid ─▶ drop_invalid
-//!                        ├─▶ midstream ─▶ divert      (which end began it is not known)
+//!                        ├─▶ midstream ─▶ divert ─▶ met_midstream   (which end began it is not known)
 //!                        ├─ accepted                  (remembered: passes)
 //!                        └─ repeat4/6 ─▶ recall       (decided before: dropped or accepted at once)
 //! postrouting 99    remember ─▶ keep          a packet accepted from the queue goes on here
@@ -27,6 +28,7 @@ use super::expression::{
     goto, has_socket, icmpv6_from, jump, label, local, mark_any, mark_is, neighbour_discovery, not_protocol, protocol,
     set_connection_mark, set_label, set_mark, state, tcp_without_syn,
 };
+use super::links;
 use super::peers;
 use super::share::{Share, shares};
 use super::spread::{single, spread};
@@ -49,11 +51,14 @@ pub(crate) struct Plan {
     pub share: Option<Share>,
     /// The verdict cache is looked up.
     pub cache: bool,
+    /// What comes by a pod's link must have a source that is there.
+    pub source_check: bool,
 }
 
 /// Regular chains, in the order in which they are made.
-pub(crate) const REGULAR: [&str; 22] = [
+pub(crate) const REGULAR: [&str; 24] = [
     "mark_node",
+    links::CHAIN,
     "accepted",
     "repeat4",
     "repeat6",
@@ -69,6 +74,7 @@ pub(crate) const REGULAR: [&str; 22] = [
     "cached",
     "recall",
     "divert",
+    "met_midstream",
     "to_queue",
     "remember",
     "keep",
@@ -84,7 +90,7 @@ pub(crate) struct Rule {
     pub comment: Option<String>,
 }
 
-fn rule(chain: &'static str, statements: impl IntoIterator<Item = Statement>) -> Rule {
+pub(super) fn rule(chain: &'static str, statements: impl IntoIterator<Item = Statement>) -> Rule {
     Rule { chain: chain.into(), expressions: statements.into_iter().flatten().collect(), comment: None }
 }
 
@@ -98,11 +104,16 @@ pub(crate) fn rules(plan: &Plan) -> Vec<Rule> {
         // Nearly all packets are of remembered connections: what comes before this is paid by each.
         rule("judge", [jump("accepted")]),
         rule("judge", [mark_any(marks.node()), jump("from_node")]),
+        // Noted of the node's own as well: what the pod says on such a connection is no answer.
+        rule("from_node", [state(NEW, true), tcp_without_syn(), set_label(marks.midstream_bits())]),
         rule("from_node", [has_socket(), clear_field(), accept()]),
         rule("from_node", [local(End::Source), clear_field(), accept()]),
         // Somebody saved the mark of the node's own packet, such as its ICMP error about a connection, and restored it on a pod's.
         rule("from_node", [set_mark(marks.packet, 0)]),
     ];
+    if plan.source_check {
+        rules.extend(links::check());
+    }
     rules.extend(repeated("judge", plan.cache));
     rules.extend([
         // Conntrack calls whoever speaks first its beginner. Noted of open pods' connections too: some day a policy may come.
@@ -177,8 +188,8 @@ pub(crate) fn judge_input(marks: &Marks) -> Vec<Rule> {
         rule("judge_input", [set_mark(marks.field(), 0)]),
         rule("judge_input", [jump("accepted")]),
         rule("judge_input", [state(INVALID, true), goto("invalid")]),
-        // The node began it, and a node may always talk to its pods.
-        rule("judge_input", [direction(Direction::Reply), back()]),
+        // The node began it, and a node may always talk to its pods; unless nobody knows who began it.
+        rule("judge_input", [direction(Direction::Reply), label(marks.midstream_bits(), false), back()]),
     ];
     for family in Family::BOTH {
         rules.push(from_known("judge_input", family, End::Source, "egress", "divert"));
@@ -263,9 +274,19 @@ fn divert(marks: &Marks) -> Vec<Rule> {
     // Most revoked connections' packets are no such: conntrack knows who began them, and judging the other way round
     // would let them through wherever only one end is isolated.
     rules.push(rule("divert", [state(NEW, true), tcp_without_syn(), say(Way::Midstream), up()]));
-    rules.push(rule("divert", [label(marks.midstream_bits(), true), say(Way::MetMidstream), up()]));
+    rules.push(rule("divert", [label(marks.midstream_bits(), true), goto("met_midstream")]));
     rules.push(rule("divert", [direction(Direction::Reply), say(Way::Reply), up()]));
     rules.push(rule("divert", [say(Way::Original), up()]));
+    // What was accepted one way round only is judged again that way round, while its label does not count.
+    for (as_what, not, [reply, original]) in [
+        (Orientation::AsMet, Orientation::Turned, [Way::Reply, Way::Original]),
+        (Orientation::Turned, Orientation::AsMet, [Way::Original, Way::Reply]),
+    ] {
+        let accepted = || [label(marks.label_bits(as_what), true), label(marks.label_bits(not), false)].concat();
+        rules.push(rule("met_midstream", [accepted(), direction(Direction::Reply), say(reply), up()]));
+        rules.push(rule("met_midstream", [accepted(), say(original), up()]));
+    }
+    rules.push(rule("met_midstream", [say(Way::MetMidstream), up()]));
     rules
 }
 
@@ -337,6 +358,7 @@ mod tests {
             judge_input: true,
             recheck: true,
             cache: true,
+            source_check: true,
             share: Some(Share { rate: 1, burst: 1 }),
             flow_hash: true,
         };

@@ -12,7 +12,7 @@ use netlink_packet_netfilter::nftables::{
 
 use super::expression::Family;
 use super::transaction::{Transaction, body, inet};
-use super::{Open, TABLE, Update, peers};
+use super::{Open, TABLE, Update, links, peers};
 use crate::Error;
 use crate::netlink::{Channel, attribute, attributes, be32, be64};
 
@@ -70,7 +70,7 @@ pub(crate) fn message(set: &str, elements: Vec<Element>) -> SetElementMessage {
     SetElementMessage { attributes }
 }
 
-fn add(transaction: &mut Transaction, set: &str, mut elements: Vec<Element>) {
+pub(crate) fn add(transaction: &mut Transaction, set: &str, mut elements: Vec<Element>) {
     while !elements.is_empty() {
         let rest = elements.split_off(elements.len().min(CHUNK));
         transaction.push(
@@ -174,6 +174,9 @@ pub(crate) fn become_what(
             let wanted = states.iter().filter(|(a, o)| family_of(a) == family && is_open(o));
             become_addresses(transaction, channel, &set, wanted.map(|(a, _)| *a))?;
         }
+    }
+    if let Some(links) = update.links {
+        links::replace(transaction, links);
     }
     peers::become_what(transaction, channel, update.peers)
 }

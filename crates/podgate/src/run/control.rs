@@ -16,7 +16,7 @@ use std::time::Instant;
 use anyhow::Result;
 use podgate_api::{Change, ObjectKey};
 use podgate_engine::{Counters, Publication, RuleId, Snapshot};
-use podgate_netfilter::{Error, owner};
+use podgate_netfilter::{Error, Links, owner};
 use podgate_policy::{Build, Index};
 use podgate_watch::saved::Recorder;
 use podgate_watch::{Event, Freshness};
@@ -56,6 +56,8 @@ pub(crate) struct Control {
     pub(crate) boot: Boot,
     /// The index holds changes that are not in force, as half a world must not be.
     pub(crate) put_off: bool,
+    /// Where the node's links lead.
+    pub(crate) links: Links,
     /// This node, where a cluster is followed.
     pub(crate) own_node: Option<ObjectKey>,
     /// What the kernel repeats.
@@ -104,6 +106,7 @@ impl Control {
                     Input::Source(event) => self.take_event(event, &mut pending),
                     Input::RoutesGone(addresses) => self.forget(&addresses, &mut pending),
                     Input::RoutesBack(addresses) => self.recall(&addresses, &mut pending),
+                    Input::Links(links) => self.take_links(links, plane),
                     Input::RulesetChanged(guard) => self.undo_others(guard, plane),
                     Input::OthersChanged { collides } => self.take_others(collides),
                     Input::LookAtOthers => self.look_at_others(plane),
@@ -169,6 +172,12 @@ impl Control {
         if needs_rules || plane.kernel.is_some() {
             self.bring_into_force(plane, &build, Pending::default())?;
         } else if self.boot.mode() == BootMode::Closed {
+            if self.own_node.is_some() {
+                tracing::warn!(
+                    "no world is known yet, nor where this node's pods are (--pod-cidr): nothing is enforced until the \
+                     source has told it"
+                );
+            }
             return Ok(());
         }
         tracing::warn!("no world is known yet: {means}");
@@ -245,6 +254,14 @@ impl Control {
         // The table was nobody's: somebody took it away, and this is noticed before the guard tells.
         if matches!(error, Error::NotOwner) {
             self.state.kernel_repairs.inc();
+        }
+    }
+
+    fn take_links(&mut self, links: Links, plane: &mut Plane<'_>) {
+        self.links = links;
+        let Some(kernel) = &mut plane.kernel else { return };
+        if let Err(error) = kernel.relink(&self.links) {
+            self.kernel_failed(&error, kernel);
         }
     }
 

@@ -7,7 +7,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use podgate_netfilter::{Changed, Collision, Guard, RouteWatch};
+use podgate_netfilter::{Changed, Collision, Guard, Links, RouteWatch};
 use podgate_watch::Event;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, Sender};
@@ -25,6 +25,8 @@ pub(crate) enum Input {
     RoutesGone(Vec<IpAddr>),
     /// These of them are back, over the same links.
     RoutesBack(Vec<IpAddr>),
+    /// Links lead elsewhere.
+    Links(Links),
     /// Somebody else changed our table, as the guard of this number noticed.
     RulesetChanged(u64),
     /// Rules of other tables changed: one that uses bits of our marks is there, or one is gone.
@@ -158,7 +160,8 @@ pub(crate) fn routes(inputs: Sender<Input>) -> Result<()> {
         loop {
             match watch.gone() {
                 Ok(gone) => {
-                    for input in [Input::RoutesGone(gone), Input::RoutesBack(watch.back())] {
+                    let links = watch.links().map(Input::Links);
+                    for input in links.into_iter().chain([Input::RoutesGone(gone), Input::RoutesBack(watch.back())]) {
                         if inputs.blocking_send(input).is_err() {
                             return;
                         }

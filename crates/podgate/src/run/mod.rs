@@ -131,6 +131,7 @@ pub(crate) fn main(args: &RunArgs) -> Result<ExitCode> {
         news: News::default(),
         boot,
         put_off: false,
+        links: podgate_netfilter::Links::default(),
         own_node,
         cache,
         pulse: crate::worker::Pulse::new(),

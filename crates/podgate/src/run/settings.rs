@@ -91,6 +91,12 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "PODGATE_BOOT", value_enum)]
     pub(crate) boot: Option<BootMode>,
 
+    /// What begins a connection and comes by a pod's link with a source address that is not reached over that link is
+    /// dropped (strict): else a pod could write another's address, and have what it sends to that one pass for an answer. Off
+    /// where pods forward what others send, such as a VPN gateway.
+    #[arg(long, env = "PODGATE_SOURCE_CHECK", value_enum, default_value_t = SourceCheck::Strict)]
+    pub(crate) source_check: SourceCheck,
+
     #[command(flatten)]
     pub(crate) hold: HoldArgs,
 
@@ -130,6 +136,15 @@ pub(crate) struct RunArgs {
     /// Log lines as text or JSON.
     #[arg(long, env = "PODGATE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
+}
+
+/// Whether sources of what pods send are checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SourceCheck {
+    /// They must be reached over the link that the packet came by.
+    Strict,
+    /// They are believed.
+    Off,
 }
 
 /// How packets are received from the queues.
@@ -181,6 +196,7 @@ impl RunArgs {
             fail_open: self.fail_open,
             udp_prerouting: None,
             cache: self.cache > 0,
+            source_check: self.source_check == SourceCheck::Strict,
         })
     }
 

@@ -42,6 +42,7 @@ mod data_plane;
 pub(crate) mod events;
 pub(crate) mod facts;
 mod family;
+mod forged;
 pub(crate) mod http;
 pub(crate) mod liveness;
 pub(crate) mod logging;

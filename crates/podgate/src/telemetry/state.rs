@@ -17,6 +17,7 @@ use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntGauge, Regist
 use super::conntrack::Conntrack;
 use super::facts::{Facts, duration, failing_seconds};
 use super::family::{Family, describe};
+use super::forged::Forged;
 use super::process::Process;
 use super::readiness::Readiness;
 use super::share::{Shares, Told, named};
@@ -231,6 +232,7 @@ impl State {
         self.register(self.enforcement.clone());
         self.register(Process::new());
         self.register(Conntrack::new());
+        self.register(Forged::new());
         self.register(Told::new(Arc::clone(&self.shares)));
         let names = [GENERATION, READY, UP, FAILING, RESTORED, PROBLEMS, WARNINGS, COLLISIONS];
         self.register(InForce { state: Arc::downgrade(self), descriptions: describe(&names) });

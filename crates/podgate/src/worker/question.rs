@@ -57,6 +57,8 @@ enum Second {
     StandsIn,
     /// Likewise, because of the start-up period; what is permitted of both is remembered.
     Loose,
+    /// In the start-up period, where the ports tell a server's packet: it alone counts.
+    Instead,
     /// It must be permitted too.
     Required,
 }
@@ -150,6 +152,7 @@ impl Question {
                 let second = match way {
                     Way::Original => None,
                     _ if looks_like_the_clients(&header) => None,
+                    Way::Midstream if loose && looks_like_the_servers(&header) => Some(Second::Instead),
                     Way::Midstream if loose => Some(Second::Loose),
                     _ => Some(Second::Required),
                 };
@@ -205,7 +208,10 @@ impl Question {
             ([_, true], Second::StandsIn | Second::Loose) => {
                 self.accept(turned, Orientation::Turned, second == Second::Loose)
             }
-            ([true, _], Second::Required) => deny(flow, turned, whom_turned, is_only_unknown(&turned)),
+            ([_, true], Second::Instead) => self.accept(turned, Orientation::Turned, true),
+            ([_, false], Second::Instead) | ([true, _], Second::Required) => {
+                deny(flow, turned, whom_turned, is_only_unknown(&turned))
+            }
             ([_, true], Second::Required) => deny(self.flow, first, whom, is_only_unknown(&first)),
             ([false, false], Second::Required) => {
                 let alone = is_only_unknown(&first) && is_only_unknown(&turned);
@@ -241,12 +247,21 @@ fn deny(flow: Flow, judgement: Judgement, whom: Option<Whom>, alone: bool) -> An
     }
 }
 
-/// From a port that the system gives out (Linux: 32768 to 60999) to one that it does not: a client's packet, which
-/// needs no second opinion.
+/// The first of the ports that the system gives out (Linux: 32768 to 60999).
+const GIVEN_OUT: u16 = 32768;
+
+/// From a port that the system gives out to one that it does not: a client's packet, which needs no second opinion.
 fn looks_like_the_clients(header: &Header) -> bool {
-    const GIVEN_OUT: u16 = 32768;
     match (header.source_port, header.flow.port) {
         (Port::Number(source), Port::Number(destination)) => source >= GIVEN_OUT && destination < GIVEN_OUT,
+        _ => false,
+    }
+}
+
+/// The other way round.
+fn looks_like_the_servers(header: &Header) -> bool {
+    match (header.source_port, header.flow.port) {
+        (Port::Number(source), Port::Number(destination)) => source < GIVEN_OUT && destination >= GIVEN_OUT,
         _ => false,
     }
 }

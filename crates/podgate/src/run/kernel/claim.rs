@@ -113,12 +113,18 @@ impl Kernel {
             };
             let open: Vec<_> = self.exposure.iter().map(|(a, e)| (*a, is_open(*e))).collect();
             let ranges = self.wanted_ranges();
-            let peers = self.peers.all();
-            let update =
-                Update { ranges: Some(&ranges), open: &open, peers: &peers, judge_input: Some(self.judge_input) };
+            let (peers, links) = (self.peers.all(), self.links_to_pods());
+            let update = Update {
+                ranges: Some(&ranges),
+                open: &open,
+                peers: &peers,
+                links: Some(&links),
+                judge_input: Some(self.judge_input),
+            };
             match Program::claim(self.settings.clone(), &self.ownership.claim(expect, returns), Some(&update)) {
                 Ok(program) => {
                     self.diverted = ranges;
+                    self.pod_links = links;
                     self.relaxed.clear();
                     self.peers.stand();
                     self.ownership.own(program.owner(), replaces);

@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use podgate_netfilter::{Error, Excess, Open, Program, ProgramSettings, Share, Update, queue::Waker};
+use podgate_netfilter::{Error, Excess, Links, Open, Program, ProgramSettings, Share, Update, queue::Waker};
 use podgate_policy::{Build, Exposure};
 use tokio::sync::mpsc::Sender;
 
@@ -42,6 +42,9 @@ pub(crate) struct Kernel {
     guards: u64,
     pod_ranges: Vec<IpNet>,
     peers: Peers,
+    links: Links,
+    /// Those that lead to pods, as the kernel knows them.
+    pod_links: BTreeSet<u32>,
     exposure: BTreeMap<IpAddr, Exposure>,
     judge_input: bool,
     /// What the kernel's range set holds now.
@@ -79,6 +82,8 @@ impl Kernel {
             guards: 0,
             pod_ranges: Vec::new(),
             peers: Peers::default(),
+            links: control.links.clone(),
+            pod_links: BTreeSet::new(),
             exposure: BTreeMap::new(),
             judge_input: first.judge_input,
             diverted: Vec::new(),
@@ -160,12 +165,16 @@ impl Kernel {
         if self.is_owner() {
             self.rechecked.extend(build.touched.iter().map(|address| (*address, self.changes)));
         }
-        let stands = open.is_empty() && ranges.is_none() && judge_input.is_none() && peers.is_empty();
+        let links = if ranges.is_some() { self.new_links() } else { None };
+        let stands =
+            open.is_empty() && ranges.is_none() && judge_input.is_none() && peers.is_empty() && links.is_none();
         if !stands || !build.touched.is_empty() || !stale.is_nothing() {
-            let update = Update { ranges: ranges.as_deref(), open: &open, peers: &peers, judge_input };
+            let links = links.as_ref();
+            let update = Update { ranges: ranges.as_deref(), open: &open, peers: &peers, links, judge_input };
             self.write(&update, &build.touched, &stale)?;
             self.peers.made(&peers);
         }
+        self.pod_links = links.unwrap_or(std::mem::take(&mut self.pod_links));
         if let Some(ranges) = ranges {
             self.diverted = ranges;
         }
@@ -186,7 +195,7 @@ impl Kernel {
         let judge_input = (!build.judge_input && self.judge_input).then_some(false);
         let peers = self.peers.surplus();
         if !open.is_empty() || ranges.is_some() || judge_input.is_some() || !peers.is_empty() {
-            let update = Update { ranges: ranges.as_deref(), open: &open, peers: &peers, judge_input };
+            let update = Update { ranges: ranges.as_deref(), open: &open, peers: &peers, links: None, judge_input };
             self.write(&update, &[], &Stale::nothing())?;
             self.peers.made(&peers);
         }
@@ -196,6 +205,26 @@ impl Kernel {
         }
         self.judge_input = build.judge_input;
         Ok(())
+    }
+
+    /// Links lead elsewhere.
+    pub(crate) fn relink(&mut self, links: &Links) -> Result<(), Error> {
+        self.links.clone_from(links);
+        if let Some(links) = self.new_links() {
+            self.write(&Update { links: Some(&links), ..Update::default() }, &[], &Stale::nothing())?;
+            self.pod_links = links;
+        }
+        Ok(())
+    }
+
+    /// The links that lead to pods.
+    fn links_to_pods(&self) -> BTreeSet<u32> {
+        self.links.towards(&self.pod_ranges, |address| self.exposure.contains_key(&address))
+    }
+
+    /// Likewise, if the kernel knows others.
+    fn new_links(&self) -> Option<BTreeSet<u32>> {
+        Some(self.links_to_pods()).filter(|links| *links != self.pod_links)
     }
 
     /// The number of the latest change.

@@ -1,0 +1,126 @@
+//! Which links lead to pods: those over which a network is reached that lies where pods are, without a gateway. What a
+//! pod sends comes by its link, so what comes by one with a source that is not reached over it is forged.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+const RT_TABLE_LOCAL: u32 = 255;
+
+/// The unicast routes of a network namespace, as far as they tell where links lead.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Links {
+    routes: HashSet<Route>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Route {
+    to: IpNet,
+    table: u32,
+    link: u32,
+    /// By way of somebody who knows more.
+    gateway: bool,
+}
+
+impl Links {
+    /// The links over which a network within one of `ranges`, or one of the addresses that `is_pod` knows, is reached
+    /// without a gateway. One that has routes by way of a gateway too leads to others than pods, and is none of them.
+    pub fn towards(&self, ranges: &[IpNet], is_pod: impl Fn(IpAddr) -> bool) -> BTreeSet<u32> {
+        let leads = |to: &IpNet| {
+            let whole = to.prefix_len() == to.max_prefix_len();
+            ranges.iter().any(|range| range.contains(to)) || whole && is_pod(to.addr())
+        };
+        let uplinks: HashSet<u32> = self.routes.iter().filter(|r| r.gateway).map(|r| r.link).collect();
+        let direct = self.routes.iter().filter(|r| !r.gateway && !uplinks.contains(&r.link));
+        direct.filter(|r| leads(&r.to)).map(|r| r.link).collect()
+    }
+
+    /// Takes a notice in; true if it is news.
+    pub(crate) fn hear(&mut self, message: &RouteNetlinkMessage) -> bool {
+        match message {
+            RouteNetlinkMessage::NewRoute(route) => {
+                routes(route).into_iter().filter(|route| self.routes.insert(route.clone())).count() > 0
+            }
+            RouteNetlinkMessage::DelRoute(route) => {
+                routes(route).iter().filter(|route| self.routes.remove(route)).count() > 0
+            }
+            RouteNetlinkMessage::DelLink(link) => {
+                let before = self.routes.len();
+                self.routes.retain(|route| route.link != link.header.index);
+                self.routes.len() < before
+            }
+            _ => false,
+        }
+    }
+}
+
+/// What a route tells of each link that it goes over; those of the kernel's own addresses are left out.
+fn routes(message: &RouteMessage) -> Vec<Route> {
+    let header = &message.header;
+    let nowhere = match header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return Vec::new(),
+    };
+    let (mut to, mut links, mut gateway, mut table) = (nowhere, Vec::new(), false, u32::from(header.table));
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => to = IpAddr::V4(*v4),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => to = IpAddr::V6(*v6),
+            RouteAttribute::Oif(link) => links.push(*link),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = true,
+            // Nobody reaches a pod by several ways.
+            RouteAttribute::MultiPath(hops) => {
+                gateway = true;
+                links.extend(hops.iter().map(|hop| hop.interface_index));
+            }
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    let Ok(to) = IpNet::new(to, header.destination_prefix_length) else { return Vec::new() };
+    if header.kind != RouteType::Unicast || table == RT_TABLE_LOCAL {
+        return Vec::new();
+    }
+    links.into_iter().map(|link| Route { to, table, link, gateway }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links(routes: &[(&str, u32, bool)]) -> Links {
+        let route = |(to, link, gateway): &(&str, u32, bool)| Route {
+            to: to.parse().unwrap(),
+            table: 254,
+            link: *link,
+            gateway: *gateway,
+        };
+        Links { routes: routes.iter().map(route).collect() }
+    }
+
+    #[test]
+    fn links_that_lead_to_pods_are_told_from_uplinks() {
+        let all = links(&[
+            ("10.1.0.2/32", 3, false),
+            ("fd01::2/128", 3, false),
+            ("10.1.0.128/25", 4, false),
+            // A pod out of the ranges, and somebody who is none.
+            ("10.9.0.7/32", 5, false),
+            ("10.9.0.8/32", 6, false),
+            // The ranges' own route is wider than the ranges, or goes by a gateway.
+            ("10.0.0.0/8", 7, false),
+            ("10.1.0.64/26", 8, true),
+            // The node's uplink, whose network lies in the ranges.
+            ("10.1.0.0/28", 9, false),
+            ("0.0.0.0/0", 9, true),
+        ]);
+        let ranges: Vec<IpNet> = ["10.1.0.0/24", "fd01::/64"].map(|range| range.parse().unwrap()).to_vec();
+        let is_pod = |address: IpAddr| address.to_string() == "10.9.0.7";
+        assert_eq!(all.towards(&ranges, is_pod), BTreeSet::from([3, 4, 5]));
+        assert!(Links::default().towards(&ranges, is_pod).is_empty());
+    }
+}
