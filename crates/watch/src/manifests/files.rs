@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use podgate_api::manifest::{self, ManifestError, Parsed};
 
+/// The longest manifest that is read, bytes: a policy of 100,000 rules is a tenth of it, and an API server takes no object of
+/// more than some 1.5 MiB.
+pub(super) const MOST: u64 = 64 << 20;
+
 /// Whether a name is one that is passed over.
 pub(super) fn is_hidden(name: &OsStr) -> bool {
     name.as_bytes().starts_with(b".")
@@ -32,7 +36,7 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
 pub(super) fn read_named(path: &Path) -> io::Result<Vec<u8>> {
     // Of such a pipe there is no canonical path.
     let is_open = path.canonicalize().is_err() && std::fs::metadata(path)?.file_type().is_fifo();
-    if is_open { std::fs::read(path) } else { read(path) }
+    if is_open { bounded(File::open(path)?, 0) } else { read(path) }
 }
 
 /// Opens what is there without waiting for anybody, as it may be another file than it was a moment ago.
@@ -41,12 +45,23 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
-fn content(mut file: File) -> io::Result<Vec<u8>> {
+fn content(file: File) -> io::Result<Vec<u8>> {
     let metadata = file.metadata()?;
     regular(&metadata)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0));
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    bounded(file, metadata.len())
+}
+
+/// What there is to read, if it is no more than a manifest may be. `length` is what the file system says of it, which may be more
+/// than there is room for anywhere (a sparse file), and less than it will be.
+fn bounded(input: impl Read, length: u64) -> io::Result<Vec<u8>> {
+    let too_large = || {
+        let message = format!("it is larger than {} MiB: split it into several files", MOST >> 20);
+        io::Error::new(io::ErrorKind::FileTooLarge, message)
+    };
+    let capacity = usize::try_from(length).ok().filter(|_| length <= MOST).ok_or_else(too_large)?;
+    let mut bytes = Vec::with_capacity(capacity);
+    input.take(MOST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MOST { Err(too_large()) } else { Ok(bytes) }
 }
 
 fn regular(metadata: &Metadata) -> io::Result<()> {
@@ -173,6 +188,13 @@ mod tests {
         // As `read` goes on when it has seen a regular file there.
         let error = open(&path).and_then(content).unwrap_err().to_string();
         assert!(error.contains("FIFO"), "{error}");
+    }
+
+    #[test]
+    fn what_grows_beyond_all_bounds_while_it_is_read_is_refused() {
+        let error = bounded(io::repeat(b'#'), 10).unwrap_err().to_string();
+        assert!(error.contains("larger than 64 MiB"), "{error}");
+        assert_eq!(bounded(io::repeat(b'#').take(MOST), MOST).unwrap().len() as u64, MOST);
     }
 
     #[test]

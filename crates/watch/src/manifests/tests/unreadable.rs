@@ -123,3 +123,30 @@ fn reading_once_refuses_a_fifo_and_does_not_wait_for_it() {
         assert!(error.contains("a.yaml: it is a FIFO"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_file_that_is_too_large_is_told_and_not_read_and_what_it_said_before_stays() {
+    // More than any memory has, and nothing on the disk.
+    let sparse = |path: &Path| fs::File::create(path).unwrap().set_len(1 << 40).unwrap();
+    let mut world = World::new(|dir| {
+        sparse(&dir.join("a.yaml"));
+        fs::write(dir.join("b.yaml"), pod("b", "x")).unwrap();
+    })
+    .await;
+    let told = |world: &World, name: &str| {
+        let place = world.path(name).display().to_string();
+        let problem = world.problems.iter().find(|problem| problem.place == place);
+        problem
+            .is_some_and(|p| p.message.contains("larger than 64 MiB: split it") && p.message.contains("stays in force"))
+    };
+    assert_eq!(world.names(), "b=x");
+    assert!(world.problems.len() == 1 && told(&world, "a.yaml"), "{:?}", world.problems);
+    sparse(&world.path(".new"));
+    fs::rename(world.path(".new"), world.path("b.yaml")).unwrap();
+    world.until("both told", |world| world.problems.len() == 2).await;
+    assert!(told(&world, "b.yaml"), "{:?}", world.problems);
+    assert_eq!(world.names(), "b=x", "what was there before stays in force");
+    assert!(world.deleted.is_empty(), "{:?}", world.deleted);
+    let error = read(&[world.path("a.yaml")]).unwrap_err().to_string();
+    assert!(error.contains("a.yaml: it is larger than 64 MiB"), "{error}");
+}
