@@ -27,6 +27,9 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Records go into frames of about this many bytes: what a reader holds in memory.
 pub(super) const FRAME_BYTES: usize = 128 << 10;
 
+/// No frame is larger, bytes. One object is in one frame, and no source tells objects of more than some 16 MiB.
+const MOST_FRAME: u32 = 64 << 20;
+
 const PREFIX: usize = MAGIC.len() + 4;
 const FRAME_HEAD: usize = 8;
 const BODY_HEAD: usize = 9;
@@ -117,7 +120,11 @@ fn open_frame(out: &mut Vec<u8>) -> usize {
 }
 
 fn close_frame(out: &mut [u8], start: usize) -> io::Result<()> {
-    let length = u32::try_from(out.len() - start - FRAME_HEAD).map_err(io::Error::other)?.to_le_bytes();
+    let length = u32::try_from(out.len() - start - FRAME_HEAD).map_err(io::Error::other)?;
+    if length > MOST_FRAME {
+        return Err(io::Error::other("an object is too large to be saved"));
+    }
+    let length = length.to_le_bytes();
     let sum = checksum(length, &out[start + FRAME_HEAD..]);
     out[start..start + 4].copy_from_slice(&length);
     out[start + 4..start + 8].copy_from_slice(&sum.to_le_bytes());
@@ -245,8 +252,8 @@ impl<'f> Frames<'f> {
         self.input.read_exact(&mut length)?;
         self.input.read_exact(&mut sum)?;
         let bytes = u32::from_le_bytes(length);
-        // A length that the file can't hold must not be believed: it would be allocated.
-        if u64::from(bytes) > room {
+        // A length that the file can't hold, or that nobody wrote, must not be believed: it would be allocated.
+        if u64::from(bytes) > room || bytes > MOST_FRAME {
             return Err(damaged);
         }
         self.body.resize(bytes as usize, 0);

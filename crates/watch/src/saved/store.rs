@@ -15,9 +15,11 @@ use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
 
 use super::frame::{self, Header, Role, Sound, Unsound};
 use super::merge::{Layer, Layers, World};
@@ -58,7 +60,7 @@ fn load_pair(settings: &Settings, problems: &mut Vec<String>) -> Result<(Option<
             path.display()
         )
     };
-    let file = match File::open(&path) {
+    let file = match open(&path) {
         Ok(file) => Arc::new(file),
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok((None, true)),
         Err(e) => return Err(unusable(&e.into())),
@@ -72,7 +74,7 @@ fn load_pair(settings: &Settings, problems: &mut Vec<String>) -> Result<(Option<
     let mut layers = Layers { snapshot: Some(sound.layer(file)), logs: Vec::new() };
 
     let path = settings.directory.join(JOURNAL);
-    let journal = File::open(&path).map_err(Unsound::from).and_then(|file| {
+    let journal = open(&path).map_err(Unsound::from).and_then(|file| {
         let sound = frame::check(&file, Role::Journal, &settings.identity)?;
         Ok((file, sound))
     });
@@ -101,6 +103,20 @@ fn load_pair(settings: &Settings, problems: &mut Vec<String>) -> Result<(Option<
         }
     }
     Ok((Some(World { saved, layers }), together))
+}
+
+/// Opens a file for reading, if it is one: a FIFO would be waited for, and a link leads to what is nobody's here.
+fn open(path: &Path) -> io::Result<File> {
+    regular(OpenOptions::new().read(true), path)
+}
+
+fn regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+    let file = options.custom_flags(flags.bits()).open(path)?;
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(io::Error::new(ErrorKind::InvalidInput, "it is no regular file: remove it"))
 }
 
 impl Sound {
@@ -144,7 +160,7 @@ impl Directory {
     /// Takes the lock for as long as the file lives; None: another process has it.
     pub(super) fn lock(&self) -> Result<Option<File>, Error> {
         let path = self.path.join(LOCK);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = regular(OpenOptions::new().write(true).create(true).truncate(false).mode(0o600), &path);
         let file = file.map_err(|e| self.failed(LOCK, e))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(file)),
@@ -268,7 +284,7 @@ impl Directory {
     /// The highest generation on disk, whosever it is.
     fn generation(&self) -> u64 {
         let of = |name| {
-            let file = File::open(self.path.join(name)).ok()?;
+            let file = open(&self.path.join(name)).ok()?;
             let length = file.metadata().ok()?.len();
             frame::header(&file, length).ok().map(|(header, _)| header.generation)
         };
@@ -276,10 +292,11 @@ impl Directory {
     }
 
     fn create(&self, name: &str) -> Result<File, Error> {
-        let path = self.path.join(name);
+        // What an earlier process left of that name, whatever it is.
+        self.remove(name);
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        options.open(&path).map_err(|e| self.failed(name, e))
+        options.read(true).write(true).create_new(true).mode(0o600);
+        options.open(self.path.join(name)).map_err(|e| self.failed(name, e))
     }
 
     fn remove(&self, name: &str) {

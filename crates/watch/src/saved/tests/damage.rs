@@ -3,13 +3,15 @@
 use std::fs;
 use std::path::Path;
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use podgate_api::Change;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::frame::{self, Header, Role};
 use super::super::{FORMAT_VERSION, Settings};
-use super::{Model, apply, delete, load, load_sound, model, settings, settle, start, take, world, write};
+use super::{Model, apply, delete, load, load_sound, model, settings, settle, start, take, wait, world, write};
 
 /// A directory with a snapshot and a journal of four batches, and the world after each.
 fn small(directory: &Path) -> (Settings, Vec<Model>) {
@@ -253,4 +255,67 @@ fn a_crash_at_any_step_of_replacing_the_files_leaves_a_world() {
     let loaded = load(&settings);
     assert_eq!(loaded.problems.len(), 1);
     assert_eq!(world(&loaded).unwrap(), model(&changes[..2]));
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for_but_told_and_replaced() {
+    for name in ["snapshot", "journal", "lock", "snapshot.new"] {
+        for is_link in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let (settings, worlds) = small(directory.path());
+            let path = directory.path().join(name);
+            if is_link {
+                // Where it leads may be anybody's.
+                let elsewhere = directory.path().join("elsewhere");
+                let _ = fs::rename(&path, &elsewhere);
+                std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+            } else {
+                let _ = fs::remove_file(&path);
+                mkfifo(&path, Mode::S_IRWXU).unwrap();
+            }
+            let loaded = load(&settings);
+            let is_read = matches!(name, "snapshot" | "journal");
+            assert_eq!(loaded.problems.len(), usize::from(is_read), "{name}: {loaded:?}");
+            let there = world(&loaded);
+            match name {
+                "snapshot" => assert!(there.is_none()),
+                "journal" => assert_eq!(there, Some(worlds[0].clone())),
+                _ => assert_eq!(there, worlds.last().cloned()),
+            }
+            let recorder = start(&settings);
+            let mut expected = there.unwrap_or_default();
+            take(&mut expected, &[apply("new", 1)]);
+            recorder.record(&[apply("new", 1)]);
+            recorder.synced();
+            if name == "lock" {
+                wait(&recorder, |s| s.error.as_ref().is_some_and(|e| e.contains("lock")));
+                fs::remove_file(&path).unwrap();
+            }
+            settle(&recorder);
+            assert!(recorder.stop());
+            assert_eq!(load_sound(&settings), expected, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_length_that_nobody_wrote_is_not_allocated() {
+    let directory = tempfile::tempdir().unwrap();
+    let (settings, _) = small(directory.path());
+    let snapshot = directory.path().join("snapshot");
+    let mut bytes = fs::read(&snapshot).unwrap();
+    // The first frame of records says that it is 1 GiB long, and the file, which is sparse, is that long.
+    let header = 12 + 8 + u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    bytes[header..header + 4].copy_from_slice(&(1_u32 << 30).to_le_bytes());
+    fs::write(&snapshot, &bytes).unwrap();
+    fs::OpenOptions::new().write(true).open(&snapshot).unwrap().set_len(1 << 40).unwrap();
+    let most = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB");
+        line.parse::<usize>().unwrap() >> 10
+    };
+    let before = most();
+    let loaded = load(&settings);
+    assert!(loaded.world.is_none() && loaded.problems[0].contains("damaged"), "{loaded:?}");
+    assert!(most() < before + 512, "{before} MiB before, {} MiB at most", most());
 }
