@@ -185,7 +185,7 @@ impl Collector for Large {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let mut family = MetricFamily::new();
+        let mut family = MetricFamily::default();
         family.set_name("large".to_owned());
         family.set_help("x".repeat(32 << 20));
         family.set_field_type(prometheus::proto::MetricType::GAUGE);
