@@ -6,7 +6,10 @@
 //!
 //! Every process of the network namespace may connect. So connections are taken as they come, and those of other users
 //! hung up at once: none of them fills the backlog for long. A watch that finds it full, or is hung up, looks again:
-//! only a name that nobody listens at is a life that is over.
+//! only a name that nobody listens at is a life that is over. Or one that another user listens at: names are for everybody to
+//! see, and to take when an agent is gone.
+
+mod listener;
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -131,7 +134,7 @@ impl Door {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            if !is_ours(&stream) {
+            if !peer_is_ours(&stream) {
                 continue;
             }
             if watchers.len() >= WATCHERS {
@@ -144,8 +147,13 @@ impl Door {
     }
 }
 
-fn is_ours(stream: &UnixStream) -> bool {
-    getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+/// Whether the other end is this user's or root's. Of who connected that is who listened, as he was then (unix(7)).
+fn peer_is_ours(stream: &impl AsFd) -> bool {
+    getsockopt(stream, PeerCredentials).is_ok_and(|peer| is_ours(peer.uid()))
+}
+
+fn is_ours(uid: u32) -> bool {
+    uid == 0 || uid == geteuid().as_raw()
 }
 
 /// A watch on another agent's life.
@@ -162,7 +170,7 @@ enum Found {
     Life(OwnedFd),
     /// Somebody lives there, and has no room.
     Crowd,
-    /// Nobody.
+    /// Nobody, or no agent.
     Nothing,
 }
 
@@ -224,8 +232,16 @@ fn look(name: &str) -> Result<Found, Error> {
     let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None).map_err(failed)?;
     let address = UnixAddr::new_abstract(name.as_bytes()).map_err(failed)?;
     match connect(stream.as_raw_fd(), &address) {
-        Ok(()) => Ok(Found::Life(stream)),
-        Err(Errno::EAGAIN) => Ok(Found::Crowd),
+        Ok(()) if peer_is_ours(&stream) => Ok(Found::Life(stream)),
+        Ok(()) => Ok(Found::Nothing),
+        Err(Errno::EAGAIN) => Ok(match listener::user(name) {
+            Ok(Some(uid)) if !is_ours(uid) => Found::Nothing,
+            Ok(_) => Found::Crowd,
+            Err(error) => {
+                tracing::debug!(%error, name, "whose it is cannot be told: it is taken for an agent's");
+                Found::Crowd
+            }
+        }),
         Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(Found::Nothing),
         Err(error) => Err(failed(error)),
     }

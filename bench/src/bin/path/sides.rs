@@ -60,6 +60,7 @@ impl Side {
         let client = host.pod(PodOptions::new("bench/client").label("app", "client"))?;
         let server = host.pod(PodOptions::new("bench/server").label("app", "server"))?;
         let flooder = host.pod(PodOptions::new("bench/flooder").label("app", "flooder"))?;
+        flood::reach_sources(&host, &flooder)?;
         connections::serve(server.netns(), TCP)?;
         connections::serve(server.netns(), FORBIDDEN)?;
         established::swallow(server.netns(), BULK)?;

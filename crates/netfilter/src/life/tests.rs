@@ -110,6 +110,47 @@ fn other_users_connections_are_hung_up_and_watch_nothing() {
     assert!(!life.is_watched());
 }
 
+/// A listener of another user's, which has room for one connection.
+fn strangers(name: &str) -> UnixListener {
+    assert!(geteuid().is_root(), "only root can be somebody else for a moment");
+    let address = SocketAddr::from_abstract_name(name).unwrap();
+    let bound = std::thread::spawn(move || {
+        become_nobody();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        listener
+    });
+    bound.join().unwrap()
+}
+
+#[test]
+fn the_name_of_a_life_that_is_over_is_no_life_in_another_users_hands() {
+    let life = Life::begin().unwrap();
+    let name = life.name().to_owned();
+    let vigil = Vigil::keep(&name).unwrap().expect("it lives");
+    drop(life);
+    let _listener = strangers(&name);
+    assert!(vigil.is_over(&Waker::new().unwrap()).unwrap());
+    assert!(Vigil::keep(&name).unwrap().is_none());
+}
+
+#[test]
+fn nor_is_it_one_where_the_other_user_leaves_no_room_for_a_connection() {
+    let name = format!("podgate/test/{}/full", std::process::id());
+    let _listener = strangers(&name);
+    let _first = UnixStream::connect_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    assert_eq!(listener::user(&name).unwrap(), Some(65534));
+    assert!(Vigil::keep(&name).unwrap().is_none());
+}
+
+#[test]
+fn whose_a_listener_is_is_told_of_that_name_alone() {
+    let life = Life::begin().unwrap();
+    assert_eq!(listener::user(life.name()).unwrap(), Some(0));
+    let part = &life.name()[..life.name().len() - 1];
+    assert_eq!(listener::user(part).unwrap(), None);
+}
+
 fn become_nobody() {
     // SAFETY: the call takes numbers and changes the credentials of the calling thread only, which ends soon.
     let result = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) };

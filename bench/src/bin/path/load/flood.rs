@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::unistd::{Pid, gettid};
 use podgate_bench::rng::Rng;
-use podgate_sandbox::{Netns, Packet, Pod};
+use podgate_sandbox::{Host, Netns, Packet, Pod};
 
 use super::{BATCH, Sender, raw_socket};
 use crate::manifests::CLOSED;
@@ -31,6 +31,17 @@ pub(crate) enum Kind {
     Udp,
     /// SYNs from addresses all over 198.18.0.0/15 (RFC 2544: for benchmarks), which nobody has.
     Syn,
+}
+
+/// Makes the host reach [`Kind::Syn`]'s sources over the pod's link, as if it forwarded what others send: what a pod forges is
+/// dropped at its link, and how little that costs is not what is measured.
+pub(crate) fn reach_sources(host: &Host, flooder: &Pod) -> Result<()> {
+    let script = format!("ip route add 198.18.0.0/15 $(ip -o route get {} | grep -o 'dev [^ ]*')", flooder.v4());
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    let output = host.netns().run(move || command.output()).context("starting sh")?;
+    ensure!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
 }
 
 /// A flood that goes on until it is ended or dropped.

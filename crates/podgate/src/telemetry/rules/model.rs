@@ -114,7 +114,8 @@ fn run(order: Order) {
         }
         *world.current.lock().unwrap() = build.snapshot;
         if order == Order::BegunLate {
-            thread::yield_now();
+            // Everybody else has time to do something by it.
+            (0..8).for_each(|_| thread::yield_now());
             cache.begin_anew(&build.reused);
         }
     }
@@ -136,17 +137,17 @@ fn a_number_that_is_another_rules_shows_and_takes_nothing_of_the_earlier_one() {
 #[test]
 #[should_panic(expected = "another's count")]
 fn the_model_finds_a_worker_that_counts_without_its_snapshot() {
-    shuttle::check_random(|| run(Order::CountedLate), 3000);
+    shuttle::check_random(|| run(Order::CountedLate), 5000);
 }
 
 #[test]
 #[should_panic(expected = "another's count")]
 fn the_model_finds_a_scrape_that_reads_without_its_snapshot() {
-    shuttle::check_random(|| run(Order::ReadLate), 3000);
+    shuttle::check_random(|| run(Order::ReadLate), 5000);
 }
 
 #[test]
 #[should_panic(expected = "another's count")]
 fn the_model_finds_numbers_that_begin_anew_too_late() {
-    shuttle::check_random(|| run(Order::BegunLate), 3000);
+    shuttle::check_random(|| run(Order::BegunLate), 5000);
 }
