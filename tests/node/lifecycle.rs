@@ -1,7 +1,7 @@
 //! Start, end, crash and clean-up: fails closed unless told otherwise, and leaves what it should.
 
 use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{PATIENCE, Pod, Probe, Server};
+use podgate_sandbox::{Connection, PATIENCE, Pod, Probe, Server};
 
 use crate::kit::{Agent, Node, binary, pair, web_on};
 
@@ -74,11 +74,31 @@ fn a_graceful_end_with_remove_leaves_other_tables_alone_and_no_trace() {
     node.expect(&[Probe::closed(client.client(), web.v4(), Tcp(81)), Probe::open(client.client(), web.v4(), Tcp(80))]);
     let mut connection = client.client().open(web.v4(), 80, PATIENCE).expect("permitted");
     connection.ping(PATIENCE).expect("permitted");
+    assert!(remembered(&node, &mut connection) > 0, "while the agent lives, it is remembered");
     node.stop();
     assert_eq!(node.command("nft", &["--stateless", "list", "ruleset"]).1, before);
-    let entries = node.command("conntrack", &["-L", "-o", "labels"]).1;
-    assert!(!entries.contains("labels=0x") || !entries.contains("mark=4096"), "{entries}");
+    assert_eq!(remembered(&node, &mut connection), 0, "it goes on, and nothing remembers it");
+}
+
+/// How many of a ping's packets are of a connection that has one of the agent's labels or its mark, as another table sees them:
+/// `conntrack` shows only labels that /etc has names for.
+fn remembered(node: &Node, connection: &mut Connection) -> u64 {
+    let nft = |text: &str| {
+        let (ok, said) = node.command("nft", &[text]);
+        assert!(ok, "{text}: {said}");
+        said
+    };
+    let rules: String = ["ct label 120", "ct label 121", "ct label 123", "ct mark & 0x1000 != 0"]
+        .map(|of| format!("{of} counter name seen; "))
+        .concat();
+    nft(&format!(
+        "table inet look {{ counter seen {{ }}; chain c {{ type filter hook forward priority 0; {rules} }}; }}"
+    ));
     connection.ping(PATIENCE).expect("it goes on");
+    let seen = nft("list counter inet look seen");
+    nft("delete table inet look");
+    let packets = seen.split_whitespace().skip_while(|word| *word != "packets").nth(1);
+    packets.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{seen}"))
 }
 
 #[test]
