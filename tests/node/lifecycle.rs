@@ -1,8 +1,14 @@
 //! Start, end, crash and clean-up: fails closed unless told otherwise, and leaves what it should.
 
-use podgate_sandbox::ProbeKind::Tcp;
-use podgate_sandbox::{Connection, PATIENCE, Pod, Probe, Server};
+use std::io::{BufRead, BufReader, Read};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::process::Stdio;
 
+use podgate_sandbox::ProbeKind::Tcp;
+use podgate_sandbox::{Connection, PATIENCE, Pod, Probe, Server, mortal};
+
+use crate::apiserver::ApiServer;
 use crate::kit::{Agent, Node, binary, pair, web_on};
 
 /// Only port 80 of the two is open.
@@ -99,6 +105,56 @@ fn remembered(node: &Node, connection: &mut Connection) -> u64 {
     nft("delete table inet look");
     let packets = seen.split_whitespace().skip_while(|word| *word != "packets").nth(1);
     packets.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{seen}"))
+}
+
+/// The abstract name of the agent's life.
+fn life(node: &Node) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{}/net/unix", node.agent().process.id())).expect("its sockets");
+    // Its watchers' sockets have no name; that which listens has the flag __SO_ACCEPTCON.
+    let listens = |line: &&str| line.split_whitespace().nth(3) == Some("00010000");
+    let name = text.lines().filter(listens).find_map(|line| line.split_once(" @podgate/agent/"));
+    format!("podgate/agent/{}", name.expect("a life").1)
+}
+
+/// Which name the child process is to take; the test below is nothing without it.
+const NAME: &str = "PODGATE_TEST_NAME";
+
+/// In the child: listens as a user without privileges, with no room for anybody, until its parent's pipe ends.
+#[test]
+fn child_that_takes_a_name() {
+    let Some(name) = std::env::var_os(NAME) else { return };
+    nix::unistd::setuid(nix::unistd::Uid::from_raw(65534)).expect("root may be anybody");
+    let address = SocketAddr::from_abstract_name(name.as_encoded_bytes()).expect("a name");
+    let listener = UnixListener::bind_addr(&address).expect("it is free");
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).expect("none")).expect("it listens");
+    let _first = UnixStream::connect_addr(&address).expect("the only one");
+    println!("it is taken");
+    std::io::stdin().read_to_end(&mut Vec::new()).expect("the end");
+}
+
+#[test]
+fn who_takes_the_name_of_a_dead_agents_life_keeps_no_agent_from_its_work() {
+    let (mut node, web, client, _server) = pair(&[80, 81], &[]);
+    let api = ApiServer::start(node.netns());
+    api.put_all(&node.host, &[&web, &client]);
+    api.put_web_on(80);
+    let agent = node.launch_in_the_dark(&[]);
+    agent.await_ready();
+    node.adopt(agent);
+    node.await_metric("podgate_saved_world_up", 1.0);
+    let name = life(&node);
+    node.kill();
+    drop(api);
+    let mut command = mortal(std::env::current_exe().expect("this test"));
+    command.args(["--exact", "lifecycle::child_that_takes_a_name", "--nocapture", "--test-threads=1"]);
+    command.env(NAME, name).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut squatter = node.netns().spawn(command).expect("started");
+    let mut lines = BufReader::new(squatter.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("it is taken")), "the name could not be taken");
+    let agent = node.launch_in_the_dark(&[]);
+    agent.await_ready();
+    node.adopt(agent);
+    node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80)), Probe::closed(client.client(), web.v4(), Tcp(81))]);
 }
 
 #[test]
