@@ -25,6 +25,8 @@ const SLOTS: u16 = 4;
 const HOLD: u16 = SLOTS * STRIDE;
 /// Likewise for denied packets that are answered.
 const REJECT: u16 = HOLD + SLOTS;
+/// From a base to the last queue that an agent may have.
+pub(super) const HIGHEST_QUEUE: u16 = REJECT + SLOTS - 1;
 
 /// What an agent has bound.
 struct Bound {
@@ -88,10 +90,9 @@ fn bind_range(args: &RunArgs, settings: &mut ProgramSettings) -> Result<Bound> {
     let wanted = settings.queues.clone();
     let mut taken = None;
     for slot in 0..SLOTS {
-        let shifted = |number: u16| number.checked_add(slot * STRIDE);
-        let (Some(first), Some(last)) = (shifted(*wanted.start()), shifted(*wanted.end())) else { break };
-        let above = |number| wanted.start().checked_add(number + slot);
-        let (Some(hold), Some(reject)) = (above(HOLD), above(REJECT)) else { break };
+        // There is room up to the highest of them: `RunArgs::queue_range` has seen to it.
+        let (first, last) = (wanted.start() + slot * STRIDE, wanted.end() + slot * STRIDE);
+        let (hold, reject) = (wanted.start() + HOLD + slot, wanted.start() + REJECT + slot);
         let all = || -> Result<Bound, QueueError> {
             let settings = |number| QueueSettings { length: args.queue_length, ..QueueSettings::new(number) };
             let queues = (first..=last).map(|number| bind(args, settings(number))).collect::<Result<_, _>>()?;
@@ -115,10 +116,7 @@ fn bind_range(args: &RunArgs, settings: &mut ProgramSettings) -> Result<Bound> {
         }
     }
     let all = format!("all {SLOTS} ranges of queues from --queue-base on are in use");
-    let none = || {
-        anyhow!("--queue-base {} leaves no room for queues up to {REJECT} above it: take a lower one", wanted.start())
-    };
-    Err(taken.map_or_else(none, Into::into)).context(all)
+    Err(taken.map_or_else(|| anyhow!("there are no ranges"), Into::into)).context(all)
 }
 
 fn bind(args: &RunArgs, settings: QueueSettings) -> Result<Box<dyn Queue>, QueueError> {

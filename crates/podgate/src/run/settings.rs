@@ -13,6 +13,7 @@ use super::boot::BootMode;
 use super::holding::HoldArgs;
 use super::listen::ListenArgs;
 use super::rejecting::RejectArgs;
+use super::serve::HIGHEST_QUEUE;
 use super::share::ShareMode;
 use super::source::SourceArgs;
 use crate::telemetry::DEFAULT_RULE_SERIES;
@@ -161,10 +162,14 @@ impl RunArgs {
     pub(crate) fn queue_range(&self) -> Result<RangeInclusive<u16>> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(16) as u16;
         let count = self.queues.unwrap_or(cores);
-        let Some(last) = self.queue_base.checked_add(count - 1) else {
-            bail!("--queue-base {} leaves no room for {count} queues: take a lower one", self.queue_base);
-        };
-        Ok(self.queue_base..=last)
+        let most = u16::MAX - HIGHEST_QUEUE;
+        if self.queue_base > most {
+            bail!(
+                "--queue-base {} leaves no room for the queues above it: take {most} or a lower one",
+                self.queue_base
+            );
+        }
+        Ok(self.queue_base..=self.queue_base + (count - 1))
     }
 
     /// What becomes of the rules at a graceful end: a closed node stays closed unless told otherwise.
@@ -212,4 +217,30 @@ fn parse_u32(text: &str) -> Result<u32, String> {
         None => text.parse(),
     };
     parsed.map_err(|_| format!("`{text}` is no 32-bit number (decimal, or hexadecimal with 0x)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    #[test]
+    fn a_queue_base_with_too_few_numbers_above_it_is_refused_with_the_highest_that_will_do() {
+        let range = |base: &str| {
+            Line::try_parse_from(["podgate", "--queues", "64", "--queue-base", base]).unwrap().run.queue_range()
+        };
+        let error = range("65500").unwrap_err().to_string();
+        let highest = error.split_once("take ").and_then(|(_, rest)| rest.split(' ').next()).expect("a number");
+        assert!(error.contains("--queue-base 65500 leaves no room"), "{error}");
+        assert!(range(highest).is_ok(), "{error}");
+        let above: u16 = highest.parse().unwrap();
+        assert!(range(&(above + 1).to_string()).is_err(), "{error}");
+    }
 }
