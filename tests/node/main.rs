@@ -12,6 +12,7 @@ mod cached;
 mod clock;
 mod doors;
 mod established;
+mod flows;
 mod forged;
 mod handover;
 mod hold;
