@@ -16,7 +16,7 @@ fn an_established_flow_of_datagrams_is_cut_when_a_policy_forbids_it() {
         let own = if to.is_ipv4() { client.v4() } else { client.v6() };
         let socket = client.netns().run(|| UdpSocket::bind((own, 4000))).expect("bound");
         socket.connect((to, 53)).expect("connected");
-        let mut asked = |wait| {
+        let asked = |wait| {
             socket.set_read_timeout(Some(wait)).expect("set");
             socket.send(b"asked").and_then(|_| socket.recv(&mut [0; 64])).is_ok()
         };
@@ -36,7 +36,7 @@ fn an_established_flow_of_echo_requests_is_cut_when_a_policy_forbids_it() {
     socket.connect(&SocketAddr::new(web.v4(), 0).into()).expect("connected");
     // Always the same identifier, which is what conntrack knows the flow by; the sum is of type 8 and that (RFC 792).
     let request: [u8; 8] = [8, 0, 0xf6, 0xff, 1, 0, 0, 0];
-    let mut asked = |wait| {
+    let asked = |wait| {
         socket.set_read_timeout(Some(wait)).expect("set");
         let mut bytes = [std::mem::MaybeUninit::uninit(); 64];
         socket.send(&request).and_then(|_| socket.recv(&mut bytes)).is_ok()
