@@ -18,9 +18,10 @@
 //! be written is kept, the last state of each object, within [`Settings::memory`]; see [`Recorder`].
 //!
 //! Here: the `frame` (checksums, version), the `record`, the files in a directory (`store`), the `merge` of
-//! snapshot and journal, the `recorder` and its `writer` thread. Not here: what a world means, and when a restored
+//! snapshot and journal, the `recorder` and its `writer` thread, what is done `anew` after that. Not here: what a world means, and when a restored
 //! one is enforced.
 
+mod anew;
 mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

@@ -9,13 +9,13 @@
 //! a world is asked for anew once there is room, and put aside like the first one. Not here: how a file is
 //! written ([`store`](super::store)).
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::anew::Anew;
 use super::merge::{Layers, World};
 use super::recorder::Shared;
 use super::store::Directory;
@@ -25,24 +25,21 @@ use super::{Error, Settings, frame, record};
 const LOCK_EVERY: Duration = Duration::from_millis(250);
 
 /// The longest wait between two tries is this many times the first.
-const MOST_PATIENCE: u32 = 16;
+pub(super) const MOST_PATIENCE: u32 = 16;
 
 /// The thread's state.
 pub(super) struct Writer {
-    settings: Settings,
-    shared: Arc<Shared>,
+    pub(super) settings: Settings,
+    pub(super) shared: Arc<Shared>,
     directory: Option<Directory>,
     lock: Option<File>,
     /// The world as it lies in files: what was loaded, and the log that is being written as the last.
-    layers: Layers,
-    log: Log,
+    pub(super) layers: Layers,
+    pub(super) log: Log,
     written: Option<SystemTime>,
-    /// The world that was on disk when changes were lost, until another one is.
-    outdated: Option<Layers>,
-    /// No world is asked for anew before, as all of it comes from the API server.
-    ask_at: Option<Instant>,
+    pub(super) anew: Anew,
     /// The journal has bytes that a crash of the machine could lose, since.
-    volatile: Option<Instant>,
+    pub(super) volatile: Option<Instant>,
     /// Another process has the lock: when to try again.
     contend_at: Option<Instant>,
     trouble: Option<Trouble>,
@@ -50,7 +47,7 @@ pub(super) struct Writer {
 
 /// Where batches go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Log {
+pub(super) enum Log {
     /// Nowhere yet.
     None,
     /// The file without a name.
@@ -84,8 +81,7 @@ impl Writer {
             layers: world.map(|w| w.layers.clone()).unwrap_or_default(),
             log: Log::None,
             written: world.map(|w| w.saved),
-            outdated: None,
-            ask_at: None,
+            anew: Anew::default(),
             volatile: None,
             contend_at: None,
             trouble: None,
@@ -131,7 +127,7 @@ impl Writer {
             } else if let Some(trouble) = &self.trouble {
                 Some(trouble.again_at)
             } else if queue.status.wants_world {
-                Some(self.ask_at.unwrap_or(now))
+                Some(self.anew.ask_at.unwrap_or(now))
             } else if !queue.records.is_empty() {
                 Some(now)
             } else if self.log == Log::Journal {
@@ -161,41 +157,6 @@ impl Writer {
         self.trouble = None;
     }
 
-    /// Asks for a world anew after changes were lost, if there is room for one. What is in the files stays there until it
-    /// is whole.
-    fn ask_for_world(&mut self) -> Result<(), Error> {
-        if self.ask_at.is_some_and(|at| Instant::now() < at) {
-            return Ok(());
-        }
-        // Once put aside, and once as a snapshot. What was lost was more than the memory holds.
-        let world = self.layers.bytes().max(self.settings.memory as u64);
-        self.directory()?.has_room(2 * world)?;
-        tracing::info!("there is room for the last known world again: it is written anew as soon as it is told");
-        self.ask_at = Some(Instant::now() + self.settings.retry_after * MOST_PATIENCE);
-        let told = std::mem::take(&mut self.layers);
-        // If changes were lost while it was told, it is no world.
-        self.outdated.get_or_insert(told);
-        self.log = Log::None;
-        self.volatile = None;
-        self.shared.want_world();
-        Ok(())
-    }
-
-    /// Takes what a world that was told anew did not show, and that is as it was, from the world before.
-    fn take_over(&mut self) -> Result<(), Error> {
-        let mut keys: HashSet<Vec<u8>> =
-            self.shared.lock().kept.iter().filter_map(|key| record::key(key).ok()).collect();
-        let Some(before) = self.outdated.clone().filter(|_| !keys.is_empty()) else { return Ok(()) };
-        self.layers.walk(|record| {
-            keys.remove(record.key);
-            Ok(())
-        })?;
-        let picked = self.directory()?.pick(&before, &keys, SystemTime::now())?;
-        self.layers.logs.insert(0, picked);
-        self.shared.lock().kept = Vec::new();
-        Ok(())
-    }
-
     /// What is to be done besides appending.
     fn follow_up(&mut self, synced: bool, stop: bool) -> Result<(), Error> {
         if self.log == Log::Journal {
@@ -220,7 +181,7 @@ impl Writer {
     }
 
     /// Appends the records as one batch, or leaves the log as it was.
-    fn append(&mut self, records: &[u8]) -> Result<(), Error> {
+    pub(super) fn append(&mut self, records: &[u8]) -> Result<(), Error> {
         if records.is_empty() {
             return Ok(());
         }
@@ -282,7 +243,7 @@ impl Writer {
                 self.written = Some(written);
                 self.volatile = None;
                 if !compaction {
-                    self.outdated = None;
+                    self.anew.is_written();
                     self.shared.tell(|queue| queue.status.outdated = queue.status.wants_world);
                 }
                 if compaction {
@@ -319,7 +280,7 @@ impl Writer {
         Ok(self.lock.is_some())
     }
 
-    fn directory(&mut self) -> Result<&Directory, Error> {
+    pub(super) fn directory(&mut self) -> Result<&Directory, Error> {
         let directory = match self.directory.take() {
             Some(directory) => directory,
             None => Directory::open(&self.settings)?,

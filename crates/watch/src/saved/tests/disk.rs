@@ -8,6 +8,8 @@ use std::path::Path;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
+use podgate_api::{Change, Kind, Object, ObjectKey, PolicySpec};
+
 use super::super::{Recorder, Settings};
 use super::{Model, apply, delete, load_sound, model, settings, settle, start, take, wait, write};
 
@@ -175,10 +177,13 @@ fn a_world_that_was_lost_is_asked_for_anew_as_soon_as_there_is_room() {
         assert!(!there.contains_key(&super::pod("late", 1).key()));
 
         // One that can't be read now stays as it was.
-        recorder.retold(1, &[super::pod("broken", 0).key(), super::pod("late", 0).key()]);
+        // A policy that nobody has a good state of is closed.
+        let policy = ObjectKey { kind: Kind::NetworkPolicy, ..super::pod("policy", 0).key() };
+        recorder.retold(1, &[super::pod("broken", 0).key(), super::pod("late", 0).key(), policy.clone()]);
         settle(&recorder);
         assert!(!recorder.status().outdated);
-        let mut told = model(&[apply("a", 7), apply("late", 7), apply("broken", 0)]);
+        let closed = Change::Apply(Object::Policy(PolicySpec::closed(policy)));
+        let mut told = model(&[apply("a", 7), apply("late", 7), apply("broken", 0), closed]);
         assert_eq!(load_sound(&settings), told);
         let later = [apply("later", 8), delete("a")];
         recorder.record(&later);
