@@ -22,7 +22,8 @@ pub(crate) struct HoldArgs {
     pub(crate) hold_packets: u32,
 
     /// Of these from one source, and to one unknown address: a scan of addresses that nobody has leaves room for others'
-    /// new pods. 32 are the connections and questions that a pod may begin with, and 128 such sources fill the table.
+    /// new pods. 32 are the connections and questions that a pod may begin with. To an address it is an eighth of that while half of
+    /// the room is taken, and one while three quarters are: then not even a scan of a whole /24 from forged sources takes all.
     #[arg(long, env = "PODGATE_HOLD_PER_SOURCE", value_name = "PACKETS", default_value_t = 32)]
     pub(crate) hold_per_source: u32,
 

@@ -139,12 +139,26 @@ impl Holds {
             return Some((Bound::Table, self.deadline().unwrap_or(held.since + self.settings.time)));
         }
         held.ends().find_map(|(end, address)| {
-            let share = self.shares.get(&(end, address)).filter(|s| s.packets >= self.settings.per_source)?;
+            let share = self.shares.get(&(end, address)).filter(|s| s.packets >= self.share(end))?;
             let bound = if end == End::Source { Bound::Source } else { Bound::Destination };
             // Those that came after its first may have been there for a while; the rest is soon enough.
             let least = held.since + self.settings.time / 8;
             Some((bound, (share.since + self.settings.time).max(least)))
         })
+    }
+
+    /// What one address may have: as the setting says; a destination less where room grows scarce, so that a scan of this
+    /// node's range (a /24 has 254) in the names of others leaves some to a new pod.
+    fn share(&self, end: End) -> usize {
+        let full = |quarters: usize| {
+            self.packets.len() * 4 >= self.settings.packets * quarters || self.bytes * 4 >= BYTES * quarters as u64
+        };
+        match self.settings.per_source {
+            most if end == End::Source => most,
+            _ if full(3) => 1,
+            most if full(2) => most.div_ceil(8),
+            most => most,
+        }
     }
 
     /// Holds a packet that nothing keeps from it, no older than those before.

@@ -10,8 +10,8 @@ use podgate_netfilter::queue::Fate;
 use podgate_sandbox::Packet;
 
 use super::rig::{
-    DENIES, ELSEWHERE, HOLD, PASSED, PASSED_ON, Queued, REMEMBERED, Step, UNKNOWN, Versions, at, keep, play, queued,
-    shared,
+    DENIES, ELSEWHERE, HOLD, NOBODYS, PASSED, PASSED_ON, Queued, REMEMBERED, Step, UNKNOWN, Versions, at, keep, play,
+    queued, shared,
 };
 use crate::worker::gate::End;
 use crate::worker::{HoldSettings, OnUnknown};
@@ -22,6 +22,13 @@ fn from_unknown(port: u16) -> Queued {
 
 fn to_unknown(source: &str) -> Queued {
     queued(Way::Original, &Packet::syn(at(source, 40000), at(UNKNOWN, 80)))
+}
+
+/// To one of many addresses that nobody has, from its own source each.
+fn to_nobody(n: usize) -> Queued {
+    let [high, low] = [n / 250, n % 250 + 1];
+    let ends = [at(&format!("10.7.{high}.{low}"), 40000), at(&format!("{NOBODYS}{high}.{low}"), 80)];
+    queued(Way::Original, &Packet::syn(ends[0], ends[1]))
 }
 
 fn known(port: u16) -> Queued {
@@ -194,7 +201,7 @@ fn one_unknown_destination_cannot_fill_the_table_either() {
 #[test]
 fn a_full_table_denies_counts_and_tells_workers() {
     let hold = HoldSettings { packets: 4, ..HOLD };
-    let packets = |range: std::ops::RangeInclusive<u8>| range.map(|n| to_unknown(&format!("10.1.0.{n}"))).collect();
+    let packets = |range: std::ops::RangeInclusive<usize>| range.map(to_nobody).collect();
     let shared = shared(hold, false);
     let outcome = keep(shared.clone(), Versions::first(), vec![Step::Packets(packets(1..=6))]);
     assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [4, 2]);
@@ -233,7 +240,7 @@ fn what_is_denied_to_a_pod_of_another_node_is_held_until_that_pod_is_known() {
 fn pods_of_other_nodes_leave_half_of_the_table_to_those_of_this_one() {
     let hold = HoldSettings { packets: 6, ..HOLD };
     let mut packets: Vec<_> = (1..=5).map(|last| from_elsewhere(last, 443)).collect();
-    packets.extend((1..=4).map(|n| to_unknown(&format!("10.1.0.{n}"))));
+    packets.extend((1..=4).map(to_nobody));
     let shared = shared(hold, false);
     let outcome = keep(shared.clone(), Versions::first(), vec![Step::Packets(packets[..8].to_vec())]);
     assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [6, 2]);
@@ -285,12 +292,33 @@ fn what_is_held_by_an_agent_that_stands_by_comes_up_once_more_at_the_other() {
 
 #[test]
 fn few_large_packets_fill_the_table_as_well() {
-    let mut large = to_unknown("10.1.0.5");
-    large.bytes.resize(65_000, 0);
-    let hold = HoldSettings { packets: 4096, per_source: 4096, ..HOLD };
-    let outcome = keep(shared(hold, false), Versions::first(), vec![Step::Packets(vec![large; 300])]);
+    let large = |n| {
+        let mut large = to_nobody(n);
+        large.bytes.resize(65_000, 0);
+        large
+    };
+    let hold = HoldSettings { packets: 4096, ..HOLD };
+    let outcome = keep(shared(hold, false), Versions::first(), vec![Step::Packets((0..300).map(large).collect())]);
     // 16 MiB of them.
     assert_eq!([Counter::Held, Counter::HoldFull].map(|c| outcome.count(c)), [258, 42]);
+}
+
+#[test]
+fn a_scan_of_a_whole_range_from_forged_sources_leaves_room_for_a_new_pod() {
+    let hold = HoldSettings { packets: 4096, per_source: 32, ..HOLD };
+    let source = |n: usize| format!("10.7.{}.{}", n / 250, n % 250 + 1);
+    // 40 packets to each of the other 253 addresses of a /24.
+    let scanned = (0..40 * 253).map(|n| {
+        let to = at(&format!("{NOBODYS}0.{}", n % 253 + 1), 80);
+        queued(Way::Original, &Packet::syn(at(&source(n), 40000), to))
+    });
+    let new = queued(Way::Original, &Packet::syn(at("10.1.0.5", 40000), at(&format!("{NOBODYS}0.254"), 80)));
+    let packets: Vec<_> = scanned.chain([new]).collect();
+    let versions = Versions::first();
+    let outcome = keep(shared(hold, false), versions.clone(), vec![Step::Packets(packets), publish(&versions)]);
+    let held = outcome.count(Counter::Held);
+    assert!((2048..4096).contains(&held) && outcome.count(Counter::HoldFull) == 0, "{held}");
+    assert_eq!(outcome.fates().last(), Some(&REMEMBERED), "it was held, and is known now");
 }
 
 #[test]

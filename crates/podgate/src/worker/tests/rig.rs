@@ -39,6 +39,8 @@ pub(super) struct Port80(pub(super) Generation);
 
 /// An address that no pod has in generation 1.
 pub(super) const UNKNOWN: &str = "10.1.0.66";
+/// How more of such begin.
+pub(super) const NOBODYS: &str = "10.1.6";
 /// How addresses begin of which each is a pod's of another node from generation 2 on; these may go to port 443.
 pub(super) const ELSEWHERE: &str = "10.2.0.";
 /// The rule that accepts port 80.
@@ -48,7 +50,8 @@ pub(super) const DENIES: RuleId = RuleId(5000);
 
 impl Judge for Port80 {
     fn judge(&self, flow: &Flow, origin: NodeOrigin) -> Judgement {
-        let unknown = |address: Addr| address.to_string() == UNKNOWN && self.0 < Generation(2);
+        let is_nobodys = |text: String| text == UNKNOWN || text.starts_with(NOBODYS);
+        let unknown = |address: Addr| is_nobodys(address.to_string()) && self.0 < Generation(2);
         let node = flow.source.to_string().starts_with("10.0.0.") && origin == NodeOrigin::Address;
         let ingress = match flow.port {
             _ if node => Cause::OwnNode,
