@@ -16,6 +16,9 @@ use super::writer::{Log, MOST_PATIENCE, Writer};
 /// may be objects that are gone.
 const PART_OF_MEMORY: u64 = 8;
 
+/// Bytes that there must be in any case: a page that something else has just left is no room.
+const LEAST: u64 = 64 << 10;
+
 /// So often the pause between two askings is doubled: to some 17 minutes in the end.
 const DOUBLED: u32 = 6;
 
@@ -50,7 +53,7 @@ impl Writer {
             return Ok(());
         }
         // Once put aside, and once as a snapshot.
-        let world = self.layers.bytes().max(self.settings.memory as u64 / PART_OF_MEMORY);
+        let world = self.layers.bytes().max(self.settings.memory as u64 / PART_OF_MEMORY).max(LEAST);
         self.directory()?.has_room(2 * world)?;
         tracing::info!("there is room for the last known world again: it is written anew as soon as it is told");
         self.anew.ask(self.settings.retry_after * MOST_PATIENCE);

@@ -252,8 +252,12 @@ impl Queue {
         Status { waiting_bytes: self.records.len() + self.in_hand, ..self.status.clone() }
     }
 
-    /// Gives the writer what waits.
-    pub(super) fn take(&mut self) -> Vec<u8> {
+    /// Gives the writer what waits; `last` only: the last state of each object. What it can't write takes room as long as it
+    /// tries.
+    pub(super) fn take(&mut self, last: bool) -> Vec<u8> {
+        if last && self.records.len() > self.coalesced {
+            self.coalesce();
+        }
         self.in_hand = self.records.len();
         self.in_hand_coalesced = mem::take(&mut self.coalesced);
         mem::take(&mut self.records)
@@ -279,14 +283,12 @@ impl Queue {
 
     /// Whether there is room for what waits; if need be, room is made.
     fn fits(&mut self) -> bool {
-        if self.records.len() + self.in_hand <= self.limit {
-            return true;
-        }
+        let room = self.limit.saturating_sub(self.in_hand);
         // Not for each record anew: only when as much again as half the room has come.
-        if self.records.len() > self.coalesced + self.limit / 2 {
+        if self.records.len() > room && self.records.len() > self.coalesced + room / 2 {
             self.coalesce();
         }
-        self.records.len() + self.in_hand <= self.limit
+        self.records.len() <= room
     }
 
     fn coalesce(&mut self) {

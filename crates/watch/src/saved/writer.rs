@@ -146,7 +146,12 @@ impl Writer {
             };
             queue = woken;
         }
-        Work { records: queue.take(), synced: queue.synced, begin: std::mem::take(&mut queue.begin), stop: queue.stop }
+        Work {
+            records: queue.take(self.trouble.is_some()),
+            synced: queue.synced,
+            begin: std::mem::take(&mut queue.begin),
+            stop: queue.stop,
+        }
     }
 
     /// What was there before is void; the files stay as they are until there is a world to replace them by.
