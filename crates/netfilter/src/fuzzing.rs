@@ -6,11 +6,12 @@ use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR, Nla};
 
 use crate::collisions::{concerns, read_legacy};
 use crate::conntrack::Remembered;
+use crate::links::Routes;
 use crate::netlink::{Answer, append, attribute, attributes, be32, be64, done_code, messages, text};
 use crate::program::ownership::{self, Owner};
 use crate::program::rules::parse_comment;
 use crate::program::transaction::body;
-use crate::{Links, Marks, routes};
+use crate::{Marks, routes};
 
 /// One datagram of a netlink socket, each message read as every reader that there is would.
 pub fn datagram(bytes: &[u8]) {
@@ -27,7 +28,7 @@ pub fn datagram(bytes: &[u8]) {
         _ = concerns(message.payload, &marks);
         _ = read_legacy(message.payload, message.payload);
         if let Some(message) = routes::decode(&message) {
-            Links::default().hear(&message);
+            Routes::default().hear(&message);
             _ = routes::meaning(message);
         }
         let item = body(&message);
@@ -49,7 +50,7 @@ pub fn datagram(bytes: &[u8]) {
 /// An entry of a conntrack dump: one with a bit of ours can be named to the kernel again, by the tuple it came with.
 fn connection(payload: &[u8], marks: &Marks) {
     let (label, mark) = (marks.all_label_bits(), marks.connection);
-    let Some(remembered) = Remembered::parse(payload, &label, mark, &marks) else { return };
+    let Some(remembered) = Remembered::parse(payload, &label, mark, marks) else { return };
     let mut bytes = Vec::new();
     append(&mut bytes, remembered.clear(&label, mark), 0, 1);
     let clear = messages(&bytes).next().map(|message| message.payload.to_vec()).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Which links lead to pods: those over which a network is reached that lies where pods are, without a gateway. What a
 //! pod sends comes by its link, so what comes by one with a source that is not reached over it is forged.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -10,18 +10,32 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 const RT_TABLE_LOCAL: u32 = 255;
 
-/// The unicast routes of a network namespace, as far as they tell where links lead.
+/// Where the links of a network namespace lead.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Links {
-    routes: HashSet<Route>,
+    /// What is reached over a link without a gateway.
+    direct: HashSet<Direct>,
+    /// Links over which somebody who knows more is reached.
+    uplinks: HashSet<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Route {
+struct Direct {
     to: IpNet,
     table: u32,
     link: u32,
-    /// By way of somebody who knows more.
+}
+
+/// The unicast routes of a network namespace, as far as they tell that.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Routes {
+    direct: HashSet<Direct>,
+    /// Destinations and tables by link: of a router there may be very many.
+    by_gateway: HashMap<u32, HashSet<(IpNet, u32)>>,
+}
+
+struct Route {
+    at: Direct,
     gateway: bool,
 }
 
@@ -33,27 +47,54 @@ impl Links {
             let whole = to.prefix_len() == to.max_prefix_len();
             ranges.iter().any(|range| range.contains(to)) || whole && is_pod(to.addr())
         };
-        let uplinks: HashSet<u32> = self.routes.iter().filter(|r| r.gateway).map(|r| r.link).collect();
-        let direct = self.routes.iter().filter(|r| !r.gateway && !uplinks.contains(&r.link));
-        direct.filter(|r| leads(&r.to)).map(|r| r.link).collect()
+        let direct = self.direct.iter().filter(|route| !self.uplinks.contains(&route.link));
+        direct.filter(|route| leads(&route.to)).map(|route| route.link).collect()
+    }
+}
+
+impl Routes {
+    /// Where links lead by these.
+    pub(crate) fn links(&self) -> Links {
+        Links { direct: self.direct.clone(), uplinks: self.by_gateway.keys().copied().collect() }
     }
 
-    /// Takes a notice in; true if it is news.
+    /// Takes a notice in; true if [`links`](Self::links) are others by it.
     pub(crate) fn hear(&mut self, message: &RouteNetlinkMessage) -> bool {
         match message {
             RouteNetlinkMessage::NewRoute(route) => {
-                routes(route).into_iter().filter(|route| self.routes.insert(route.clone())).count() > 0
+                let mut news = false;
+                routes(route).into_iter().for_each(|route| news |= self.add(route));
+                news
             }
             RouteNetlinkMessage::DelRoute(route) => {
-                routes(route).iter().filter(|route| self.routes.remove(route)).count() > 0
+                let mut news = false;
+                routes(route).iter().for_each(|route| news |= self.remove(route));
+                news
             }
             RouteNetlinkMessage::DelLink(link) => {
-                let before = self.routes.len();
-                self.routes.retain(|route| route.link != link.header.index);
-                self.routes.len() < before
+                let (before, index) = (self.direct.len(), link.header.index);
+                self.direct.retain(|route| route.link != index);
+                self.by_gateway.remove(&index).is_some() || self.direct.len() < before
             }
             _ => false,
         }
+    }
+
+    fn add(&mut self, Route { at, gateway }: Route) -> bool {
+        if !gateway {
+            return self.direct.insert(at);
+        }
+        let over = self.by_gateway.entry(at.link).or_default();
+        over.insert((at.to, at.table)) && over.len() == 1
+    }
+
+    fn remove(&mut self, Route { at, gateway }: &Route) -> bool {
+        if !gateway {
+            return self.direct.remove(at);
+        }
+        let Some(over) = self.by_gateway.get_mut(&at.link) else { return false };
+        over.remove(&(at.to, at.table));
+        over.is_empty() && self.by_gateway.remove(&at.link).is_some()
     }
 }
 
@@ -85,21 +126,34 @@ fn routes(message: &RouteMessage) -> Vec<Route> {
     if header.kind != RouteType::Unicast || table == RT_TABLE_LOCAL {
         return Vec::new();
     }
-    links.into_iter().map(|link| Route { to, table, link, gateway }).collect()
+    links.into_iter().map(|link| Route { at: Direct { to, table, link }, gateway }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn links(routes: &[(&str, u32, bool)]) -> Links {
-        let route = |(to, link, gateway): &(&str, u32, bool)| Route {
-            to: to.parse().unwrap(),
-            table: 254,
-            link: *link,
-            gateway: *gateway,
-        };
-        Links { routes: routes.iter().map(route).collect() }
+    fn route((to, link, gateway): &(&str, u32, bool)) -> Route {
+        Route { at: Direct { to: to.parse().unwrap(), table: 254, link: *link }, gateway: *gateway }
+    }
+
+    fn links(all: &[(&str, u32, bool)]) -> Links {
+        let mut routes = Routes::default();
+        for one in all {
+            routes.add(route(one));
+        }
+        routes.links()
+    }
+
+    #[test]
+    fn of_many_routes_over_an_uplink_only_the_first_and_the_end_of_the_last_are_news() {
+        let mut routes = Routes::default();
+        let [one, other] = [("192.0.2.0/24", 9, true), ("198.51.100.0/24", 9, true)];
+        assert_eq!([one, other, one].map(|r| routes.add(route(&r))), [true, false, false]);
+        assert_eq!([one, one, other, other].map(|r| routes.remove(&route(&r))), [false, false, true, false]);
+        let pod = ("10.1.0.2/32", 3, false);
+        assert!(routes.add(route(&pod)) && !routes.add(route(&pod)) && routes.remove(&route(&pod)));
+        assert_eq!(routes, Routes::default());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::Error;
-use crate::links::Links;
+use crate::links::{Links, Routes};
 use crate::netlink::{Channel, Received};
 use crate::queue::Waker;
 
@@ -33,7 +33,7 @@ pub struct RouteWatch {
     down: HashMap<Key, u32>,
     /// Addresses whose routes came back, until they are asked for.
     back: Vec<IpAddr>,
-    links: Links,
+    routes: Routes,
     /// [`links`](Self::links) have changed since they were asked for.
     relinked: bool,
     waker: Waker,
@@ -57,9 +57,9 @@ impl RouteWatch {
             watch.join(group)?;
         }
         let mut ask = Channel::open(NETLINK_ROUTE)?;
-        let (known, links) = list(&mut ask)?;
+        let (known, routes) = list(&mut ask)?;
         let waker = Waker::new().map_err(|e| Error::io("make an eventfd", e))?;
-        Ok(Self { watch, ask, known, down: HashMap::new(), back: Vec::new(), links, relinked: true, waker })
+        Ok(Self { watch, ask, known, down: HashMap::new(), back: Vec::new(), routes, relinked: true, waker })
     }
 
     /// Ends the wait from another thread.
@@ -91,7 +91,7 @@ impl RouteWatch {
 
     /// Where links lead, if that is news since it was asked last.
     pub fn links(&mut self) -> Option<Links> {
-        std::mem::take(&mut self.relinked).then(|| self.links.clone())
+        std::mem::take(&mut self.relinked).then(|| self.routes.links())
     }
 
     /// Reads all notices that wait.
@@ -99,10 +99,10 @@ impl RouteWatch {
         let mut gone = Vec::new();
         loop {
             let mut events = Vec::new();
-            let Self { watch, links, relinked, .. } = self;
+            let Self { watch, routes, relinked, .. } = self;
             let mut hear = |message: Received<'_>| {
                 if let Some(message) = decode(&message) {
-                    *relinked |= links.hear(&message);
+                    *relinked |= routes.hear(&message);
                     events.extend(meaning(message));
                 }
             };
@@ -160,9 +160,9 @@ impl RouteWatch {
     /// Notices were lost: what stands now tells what went. A route whose link is gone went with it, so that one to the same
     /// address is another pod's; a route that only moved to another link is not.
     fn compare(&mut self) -> Result<Vec<IpAddr>, Error> {
-        let (now, leads) = list(&mut self.ask)?;
-        self.relinked |= self.links != leads;
-        self.links = leads;
+        let (now, routes) = list(&mut self.ask)?;
+        self.relinked |= self.routes != routes;
+        self.routes = routes;
         // Whether a link went meanwhile is not known either.
         self.down.clear();
         self.back.clear();
@@ -175,23 +175,23 @@ impl RouteWatch {
     }
 }
 
-fn list(ask: &mut Channel) -> Result<(HashMap<Key, Option<u32>>, Links), Error> {
-    let (mut known, mut links) = (HashMap::new(), Links::default());
+fn list(ask: &mut Channel) -> Result<(HashMap<Key, Option<u32>>, Routes), Error> {
+    let (mut known, mut routes) = (HashMap::new(), Routes::default());
     let get = RouteNetlinkMessage::GetRoute(RouteMessage::default());
     ask.request("list routes", get, NLM_F_DUMP, &mut |message| match message {
         None => {
             known.clear();
-            links = Links::default();
+            routes = Routes::default();
         }
         Some(message) => {
             let Some(message) = decode(&message) else { return };
-            links.hear(&message);
+            routes.hear(&message);
             if let Some(Event::Came(key, link)) = meaning(message) {
                 known.insert(key, link);
             }
         }
     })?;
-    Ok((known, links))
+    Ok((known, routes))
 }
 
 fn links(ask: &mut Channel) -> Result<HashSet<u32>, Error> {
