@@ -93,6 +93,22 @@ hook forward priority filter; policy accept;
 }
 
 #[test]
+fn taking_over_checks_sources_or_not_as_the_new_settings_say() {
+    let at = Namespace::new();
+    let checks = |source_check| {
+        let mut program = at.run(|| install(ProgramSettings { source_check, ..settings() }));
+        assert!(program.intact().unwrap());
+        at.sh("nft list chain inet podgate from_pod").contains("iif @pod_links fib saddr . iif oif 0")
+    };
+    // As an agent that knew nothing of it leaves the table.
+    assert!(!checks(false));
+    assert!(!base_chains(&at).iter().any(|chain| chain.contains("forward")));
+    assert!(checks(true));
+    assert!(base_chains(&at).iter().any(|chain| chain.contains("forward")));
+    assert!(!checks(false) && checks(true));
+}
+
+#[test]
 fn taking_over_keeps_base_chains_and_sets_and_rewrites_rules() {
     let at = Namespace::new();
     let ranges = nets(&["10.1.0.0/24"]);
