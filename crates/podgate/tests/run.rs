@@ -42,7 +42,7 @@ fn settings_that_cannot_be_are_refused_with_what_to_give() {
         ("--ct-mark 0x3", "one bit"),
         ("--ct-label 128", "128"),
         ("--queues 0", "0"),
-        ("--queue-base 65535 --queues 2", "take a lower one"),
+        ("--queue-base 65535 --queues 2", "or a lower one"),
         ("--pod-cidr 10.0.0.0/33", "10.0.0.0/33"),
         ("--on-exit perhaps", "keep, remove"),
         ("--http nowhere", "nowhere"),
