@@ -98,35 +98,48 @@ impl Routes {
     }
 }
 
-/// What a route tells of each link that it goes over; those of the kernel's own addresses are left out.
+/// What a route tells of each link that it goes over.
 fn routes(message: &RouteMessage) -> Vec<Route> {
-    let header = &message.header;
-    let nowhere = match header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return Vec::new(),
-    };
-    let (mut to, mut links, mut gateway, mut table) = (nowhere, Vec::new(), false, u32::from(header.table));
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => to = IpAddr::V4(*v4),
-            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => to = IpAddr::V6(*v6),
-            RouteAttribute::Oif(link) => links.push(*link),
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = true,
-            // Nobody reaches a pod by several ways.
-            RouteAttribute::MultiPath(hops) => {
-                gateway = true;
-                links.extend(hops.iter().map(|hop| hop.interface_index));
+    let Some(Unicast { to, table, link, hops, gateway }) = Unicast::of(message) else { return Vec::new() };
+    // Nobody reaches a pod by several ways.
+    let gateway = gateway || !hops.is_empty();
+    link.into_iter().chain(hops).map(|link| Route { at: Direct { to, table, link }, gateway }).collect()
+}
+
+/// A unicast route, of any table but the kernel's own of local addresses.
+pub(crate) struct Unicast {
+    pub to: IpNet,
+    pub table: u32,
+    pub link: Option<u32>,
+    /// The links of its several ways, if it has such.
+    pub hops: Vec<u32>,
+    pub gateway: bool,
+}
+
+impl Unicast {
+    pub(crate) fn of(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        let mut to = match header.address_family {
+            AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            _ => return None,
+        };
+        let (mut link, mut hops, mut gateway, mut table) = (None, Vec::new(), false, u32::from(header.table));
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(RouteAddress::Inet(v4)) => to = IpAddr::V4(*v4),
+                RouteAttribute::Destination(RouteAddress::Inet6(v6)) => to = IpAddr::V6(*v6),
+                RouteAttribute::Oif(index) => link = Some(*index),
+                RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => gateway = true,
+                RouteAttribute::MultiPath(ways) => hops.extend(ways.iter().map(|way| way.interface_index)),
+                RouteAttribute::Table(number) => table = *number,
+                _ => {}
             }
-            RouteAttribute::Table(number) => table = *number,
-            _ => {}
         }
+        let to = IpNet::new(to, header.destination_prefix_length).ok()?;
+        let counts = header.kind == RouteType::Unicast && table != RT_TABLE_LOCAL;
+        counts.then_some(Self { to, table, link, hops, gateway })
     }
-    let Ok(to) = IpNet::new(to, header.destination_prefix_length) else { return Vec::new() };
-    if header.kind != RouteType::Unicast || table == RT_TABLE_LOCAL {
-        return Vec::new();
-    }
-    links.into_iter().map(|link| Route { at: Direct { to, table, link }, gateway }).collect()
 }
 
 #[cfg(test)]

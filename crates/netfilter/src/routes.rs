@@ -7,18 +7,17 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_DUMP, NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::RouteMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use crate::Error;
-use crate::links::{Links, Routes};
+use crate::links::{Links, Routes, Unicast};
 use crate::netlink::{Channel, Received};
 use crate::queue::Waker;
 
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
-const RT_TABLE_LOCAL: u32 = 255;
 
 /// A host route, by what tells it from others to the same address.
 pub(crate) type Key = (IpAddr, u32);
@@ -228,20 +227,6 @@ fn is_down(link: &LinkMessage) -> bool {
 }
 
 fn host_route(route: &RouteMessage) -> Option<(Key, Option<u32>)> {
-    let header = &route.header;
-    let (mut destination, mut link, mut table) = (None, None, u32::from(header.table));
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(v4)) => destination = Some(IpAddr::V4(*v4)),
-            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => destination = Some(IpAddr::V6(*v6)),
-            RouteAttribute::Oif(index) => link = Some(*index),
-            RouteAttribute::Table(number) => table = *number,
-            _ => {}
-        }
-    }
-    let destination = destination?;
-    let whole = if destination.is_ipv4() { 32 } else { 128 };
-    let counts =
-        header.destination_prefix_length == whole && header.kind == RouteType::Unicast && table != RT_TABLE_LOCAL;
-    counts.then_some(((destination, table), link))
+    let route = Unicast::of(route).filter(|route| route.to.prefix_len() == route.to.max_prefix_len())?;
+    Some(((route.to.addr(), route.table), route.link))
 }

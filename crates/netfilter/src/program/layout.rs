@@ -95,12 +95,24 @@ pub(crate) fn add_set(
     flags: SetFlags,
     room: Option<u32>,
 ) {
+    add_set_of(transaction, id, name, (family.data_type(), family.length()), flags, room);
+}
+
+/// Likewise, of keys of nft's data type of this number and these many bytes.
+pub(crate) fn add_set_of(
+    transaction: &mut Transaction,
+    id: u32,
+    name: &str,
+    (data_type, length): (u32, u32),
+    flags: SetFlags,
+    room: Option<u32>,
+) {
     let mut attributes = vec![
         SetAttribute::Table(TABLE.into()),
         SetAttribute::Name(name.into()),
         SetAttribute::Flags(flags),
-        SetAttribute::KeyType(family.data_type()),
-        SetAttribute::KeyLen(family.length()),
+        SetAttribute::KeyType(data_type),
+        SetAttribute::KeyLen(length),
         SetAttribute::Id(id),
     ];
     attributes.extend(room.map(|room| SetAttribute::Description(vec![SetDescription::Size(room)])));

@@ -10,15 +10,13 @@
 
 use std::collections::BTreeSet;
 
-use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_core::NLM_F_DUMP;
-use netlink_packet_netfilter::nftables::{
-    NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementFlags, SetFlags, SetMessage,
-};
+use netlink_packet_netfilter::nftables::{NfTablesMessage, RuleAttribute, RuleMessage, SetElementFlags, SetFlags};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::TABLE;
 use super::expression::{NEW, comes_by, counter, drop, no_way_back, state};
+use super::layout;
 use super::rules::{Rule, rule};
 use super::sets::{self, NFTA_EXPR_NAME, element, flush, packets};
 use super::transaction::{Transaction, body, inet};
@@ -35,15 +33,7 @@ const NFTA_RULE_EXPRESSIONS: u16 = 4;
 
 /// Adds the set; it stays if it is there.
 pub(crate) fn add_set(transaction: &mut Transaction, id: u32) {
-    let attributes = vec![
-        SetAttribute::Table(TABLE.into()),
-        SetAttribute::Name(SET.into()),
-        SetAttribute::Flags(SetFlags::empty()),
-        SetAttribute::KeyType(TYPE_IFINDEX),
-        SetAttribute::KeyLen(4),
-        SetAttribute::Id(id),
-    ];
-    transaction.push(format!("add set {SET}"), NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
+    layout::add_set_of(transaction, id, SET, (TYPE_IFINDEX, 4), SetFlags::empty(), None);
 }
 
 /// What is done with packets that are forwarded.

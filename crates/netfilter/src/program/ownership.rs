@@ -8,14 +8,13 @@
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP};
 use netlink_packet_netfilter::nftables::{
-    DataAttribute, ListAttribute, NfTablesMessage, SetAttribute, SetElementAttribute, SetElementList,
-    SetElementMessage, SetFlags, SetMessage,
+    DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList, SetElementMessage, SetFlags,
 };
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::time::{ClockId, clock_gettime};
 
 use super::TABLE;
-use super::layout::user_comment;
+use super::layout::{self, user_comment};
 use super::sets::{NFTA_DATA_VALUE, NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_LIST_ELEMENTS};
 use super::transaction::{Transaction, body, inet};
 use crate::Error;
@@ -109,15 +108,7 @@ pub(crate) fn read(channel: &mut Channel) -> Result<Option<Owner>, Error> {
 
 /// Adds the set; one that is there stays.
 pub(crate) fn add_set(transaction: &mut Transaction, id: u32) {
-    let attributes = vec![
-        SetAttribute::Table(TABLE.into()),
-        SetAttribute::Name(SET.into()),
-        SetAttribute::Flags(SetFlags::empty()),
-        SetAttribute::KeyType(TYPE_MARK),
-        SetAttribute::KeyLen(4),
-        SetAttribute::Id(id),
-    ];
-    transaction.push(format!("add set {SET}"), NfTablesMessage::NewSet(SetMessage { attributes }), NLM_F_CREATE);
+    layout::add_set_of(transaction, id, SET, (TYPE_MARK, 4), SetFlags::empty(), None);
 }
 
 /// Makes `owner` the only one.
