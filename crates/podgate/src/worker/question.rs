@@ -247,22 +247,22 @@ fn deny(flow: Flow, judgement: Judgement, whom: Option<Whom>, alone: bool) -> An
     }
 }
 
-/// The first of the ports that the system gives out (Linux: 32768 to 60999).
-const GIVEN_OUT: u16 = 32768;
-
-/// From a port that the system gives out to one that it does not: a client's packet, which needs no second opinion.
+/// From a port that the system gives out (Linux: 32768 to 60999) to one that it does not: a client's packet, which
+/// needs no second opinion.
 fn looks_like_the_clients(header: &Header) -> bool {
-    match (header.source_port, header.flow.port) {
-        (Port::Number(source), Port::Number(destination)) => source >= GIVEN_OUT && destination < GIVEN_OUT,
-        _ => false,
-    }
+    is_given_out(header.source_port) == Some(true) && is_given_out(header.flow.port) == Some(false)
 }
 
 /// The other way round.
 fn looks_like_the_servers(header: &Header) -> bool {
-    match (header.source_port, header.flow.port) {
-        (Port::Number(source), Port::Number(destination)) => source < GIVEN_OUT && destination >= GIVEN_OUT,
-        _ => false,
+    is_given_out(header.source_port) == Some(false) && is_given_out(header.flow.port) == Some(true)
+}
+
+/// Whether the system gives this port out; None if there is none to be seen.
+fn is_given_out(port: Port) -> Option<bool> {
+    match port {
+        Port::Number(port) => Some(port >= 32768),
+        _ => None,
     }
 }
 
