@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use podgate_sandbox::{Host, Netns, Pod};
 use serde_json::{Value, json};
 
-use crate::kit::API;
+use crate::kit::{API, Node};
 
 pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
 pub(crate) const NODES: &str = "/api/v1/nodes";
@@ -85,6 +85,14 @@ impl ApiServer {
 }
 
 impl ApiServer {
+    /// One that knows the node, these pods and the policy of [`put_web_on`](Self::put_web_on).
+    pub(crate) fn of(node: &Node, pods: &[&Pod], port: u16) -> Self {
+        let api = Self::start(node.netns());
+        api.put_all(&node.host, pods);
+        api.put_web_on(port);
+        api
+    }
+
     /// Puts a node, and these pods with their namespaces on it, as a cluster has them.
     pub(crate) fn put_all(&self, host: &Host, pods: &[&Pod]) {
         let ranges: Vec<_> = host.pod_ranges().iter().map(ToString::to_string).collect();

@@ -26,9 +26,7 @@ fn start_in_the_dark(node: &mut Node, arguments: &[&str], ranges: &[String]) {
 
 /// The API server comes, with all these and the policy.
 fn told(node: &Node, web: &Pod, client: &Pod) -> ApiServer {
-    let api = ApiServer::start(node.netns());
-    api.put_all(&node.host, &[web, client]);
-    api.put_web_on(PERMITTED);
+    let api = ApiServer::of(node, &[web, client], PERMITTED);
     node.agent().await_ready();
     node.expect(&[
         Probe::open(client.client(), web.v4(), Tcp(PERMITTED)),

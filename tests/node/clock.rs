@@ -167,12 +167,9 @@ fn a_world_that_was_saved_in_the_future_or_in_1970_is_the_last_known_one_all_the
     for (round, (saved, read)) in [(future(), past()), (past(), future())].into_iter().enumerate() {
         let (open, closed) = if round == 0 { (OPEN, CLOSED) } else { (CLOSED, OPEN) };
         clock.set(saved);
-        let api = ApiServer::start(node.netns());
-        api.put_all(&node.host, &[&web, &client]);
-        api.put_web_on(open);
+        let api = ApiServer::of(&node, &[&web, &client], open);
         let agent = node.follow_cluster(clock.agent(), &[]);
-        agent.await_ready();
-        node.adopt(agent);
+        node.adopt_ready(agent);
         node.await_metric("podgate_saved_world_up", 1.0);
         let told = node.metric("podgate_start_time_seconds");
         let expected = saved.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64();
@@ -182,8 +179,7 @@ fn a_world_that_was_saved_in_the_future_or_in_1970_is_the_last_known_one_all_the
 
         clock.set(read);
         let agent = node.follow_cluster(clock.agent(), &[]);
-        agent.await_ready();
-        node.adopt(agent);
+        node.adopt_ready(agent);
         assert_eq!(node.metric("podgate_restored_world"), 1.0, "{}", node.log());
         // For how long something is so is no matter of the wall clock either.
         clock.set(saved);

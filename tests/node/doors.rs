@@ -170,7 +170,7 @@ fn clients_that_do_not_take_the_metrics_they_asked_for_fill_no_memory_up_and_del
     let text = node.get("/metrics").1.len();
     assert!(text > 1 << 20, "{text} bytes");
 
-    let before = resident(&node);
+    let before = node.agent().memory("VmRSS");
     let address: SocketAddr = "127.0.0.1:9840".parse().expect("an address");
     let ask = || {
         let stream = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -190,13 +190,7 @@ fn clients_that_do_not_take_the_metrics_they_asked_for_fill_no_memory_up_and_del
     }
     let live = Command::new(binary()).args(["status", "--live", "--socket", &socket]).output().expect("started");
     assert!(live.status.success(), "{live:?}");
-    let after = resident(&node);
+    let after = node.agent().memory("VmRSS");
     println!("metrics of {} KiB, resident {} KiB before, {} KiB after", text >> 10, before >> 10, after >> 10);
     assert!(after < before + 24 * text as u64, "{before} bytes before, {after} after");
-}
-
-fn resident(node: &Node) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/status", node.agent().process.id())).expect("it runs");
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("such a line");
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") << 10
 }

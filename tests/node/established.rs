@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use podgate_sandbox::ProbeKind::Tcp;
 use podgate_sandbox::{DENY_WAIT, PATIENCE, Pod, Probe};
 
-use crate::kit::{LONG, Node, deny_all, pair, policy};
+use crate::kit::{LONG, Node, client_to_web, deny_all, pair, policy, web_closed};
 
 fn web_from_client() -> String {
     policy(
@@ -29,15 +29,6 @@ fn a_permitted_connection_older_than_the_agent_goes_on_when_the_client_speaks_fi
     connection.ping(PATIENCE).expect("it goes on");
     connection.ping(PATIENCE).expect("it goes on");
     assert_eq!(node.metric("podgate_packets_total{verdict=\"accept\"}"), before, "{}", node.log());
-}
-
-fn client_to_web() -> String {
-    policy(
-        "client",
-        "shop",
-        "{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], egress: [{to: [{podSelector: \
-         {matchLabels: {app: web}}}]}]}",
-    )
 }
 
 #[test]
@@ -208,11 +199,6 @@ fn a_large_conntrack_table_does_not_delay_a_revocation() {
         cleaned[middle]
     );
     assert!(cuts[middle] < Duration::from_millis(150), "{cuts:?}");
-}
-
-/// Ingress of shop/web is closed, and nothing else: the server may still begin connections of its own.
-fn web_closed() -> String {
-    policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}")
 }
 
 #[test]

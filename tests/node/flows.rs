@@ -5,12 +5,11 @@ use std::net::{SocketAddr, UdpSocket};
 use podgate_sandbox::{DENY_WAIT, PATIENCE};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::kit::{pair, policy};
+use crate::kit::{pair, web_closed};
 
 #[test]
 fn an_established_flow_of_datagrams_is_cut_when_a_policy_forbids_it() {
     let (mut node, web, client, _server) = pair(&[], &[53]);
-    let closed = policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}");
     node.start(&[]);
     for to in [web.v4(), web.v6()] {
         let own = if to.is_ipv4() { client.v4() } else { client.v6() };
@@ -21,7 +20,7 @@ fn an_established_flow_of_datagrams_is_cut_when_a_policy_forbids_it() {
             socket.send(b"asked").and_then(|_| socket.recv(&mut [0; 64])).is_ok()
         };
         assert!(asked(PATIENCE) && asked(PATIENCE), "permitted\n{}", node.log());
-        node.apply("policy.yaml", &closed);
+        node.apply("policy.yaml", &web_closed());
         assert!(!asked(DENY_WAIT), "{to}\n{}", node.log());
         node.remove("policy.yaml");
     }
@@ -30,7 +29,6 @@ fn an_established_flow_of_datagrams_is_cut_when_a_policy_forbids_it() {
 #[test]
 fn an_established_flow_of_echo_requests_is_cut_when_a_policy_forbids_it() {
     let (mut node, web, client, _server) = pair(&[], &[]);
-    let closed = policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}");
     node.start(&[]);
     let socket = client.netns().run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))).expect("a socket");
     socket.connect(&SocketAddr::new(web.v4(), 0).into()).expect("connected");
@@ -42,7 +40,7 @@ fn an_established_flow_of_echo_requests_is_cut_when_a_policy_forbids_it() {
         socket.send(&request).and_then(|_| socket.recv(&mut bytes)).is_ok()
     };
     assert!(asked(PATIENCE) && asked(PATIENCE), "permitted\n{}", node.log());
-    node.apply("policy.yaml", &closed);
+    node.apply("policy.yaml", &web_closed());
     assert!(!asked(DENY_WAIT), "{}", node.log());
     node.remove("policy.yaml");
     assert!(asked(PATIENCE), "permitted again\n{}", node.log());

@@ -7,14 +7,9 @@ use podgate_sandbox::packet::frame;
 use podgate_sandbox::{DENY_WAIT, Packet, Pod, PodOptions, Probe, Server};
 use socket2::{Domain, Socket, Type};
 
-use crate::kit::{Node, pair, policy};
+use crate::kit::{Node, nobody_reaches_hosts, pair, policy, web_closed};
 
 const FORGED: &str = "podgate_forged_packets_total";
-
-/// Ingress of shop/web is closed, and nothing else.
-fn web_closed() -> String {
-    policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}")
-}
 
 fn send_frame(from: &Pod, packet: &Packet) {
     let bytes = frame(from.mac().expect("one"), from.gateway_mac(), &packet.bytes());
@@ -96,10 +91,7 @@ fn what_a_pod_sends_itself_in_its_nodes_name_opens_no_way_to_the_node() {
     node.write("node.yaml", &node.host.manifest());
     let web = node.pod(PodOptions::new("shop/web"));
     let server = node.host.server(&[], &[53]).expect("a server");
-    let deny = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: hosts}\n\
-        spec: {tier: Admin, priority: 10, subject: {namespaces: {}}, \
-        egress: [{action: Deny, to: [{networks: [0.0.0.0/0, '::/0']}]}]}\n";
-    node.write("cluster.yaml", deny);
+    node.write("cluster.yaml", nobody_reaches_hosts());
     node.start(&["--loose-seconds", "0"]);
     let to = node.host.address_towards(web.v6()).expect("one");
     node.expect(&[Probe::closed(web.client(), to, Udp(53))]);

@@ -7,7 +7,7 @@ use podgate_sandbox::ProbeKind::Tcp;
 use podgate_sandbox::{PodOptions, Probe};
 
 use crate::apiserver::{ApiServer, POLICIES};
-use crate::kit::{Agent, LONG, pair, policy, web_on};
+use crate::kit::{LONG, pair, policy, web_on};
 
 /// Rules of some 75 bytes: together the 1.5 MiB that etcd takes in one object.
 const RULES: usize = 20_000;
@@ -58,29 +58,19 @@ fn a_policy_as_large_as_can_be_is_enforced_and_stops_nobody() {
     node.expect(&[open(80), closed(81)]);
 }
 
-/// The most memory of its own that a process ever had at once, MiB.
-fn most_resident(agent: &Agent) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.process.id())).expect("it lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
-}
-
 #[test]
 fn a_line_without_end_from_the_api_server_fills_no_memory_up_and_opens_nothing() {
     let (mut node, web, client, _server) = pair(&[80, 81], &[]);
-    let api = ApiServer::start(node.netns());
-    api.put_all(&node.host, &[&web, &client]);
-    api.put_web_on(80);
+    let api = ApiServer::of(&node, &[&web, &client], 80);
     let agent = node.launch_in_the_dark(&[]);
-    agent.await_ready();
-    node.adopt(agent);
+    node.adopt_ready(agent);
     let open = |port| Probe::open(client.client(), web.v4(), Tcp(port));
     let closed = |port| Probe::closed(client.client(), web.v4(), Tcp(port));
     node.expect(&[open(80), closed(81)]);
     let up = "podgate_source_up{resource=\"networkpolicies.networking.k8s.io\"}";
     node.await_metric(up, 1.0);
 
-    let before = most_resident(node.agent());
+    let before = node.agent().memory("VmHWM") >> 20;
     api.endless(Some(POLICIES));
     let deadline = Instant::now() + LONG;
     let mut told = false;
@@ -90,7 +80,7 @@ fn a_line_without_end_from_the_api_server_fills_no_memory_up_and_opens_nothing()
         told |= node.get("/readyz").1.contains("larger than 16 MiB");
     }
     let (lines, bytes) = api.hung_up();
-    let after = most_resident(node.agent());
+    let after = node.agent().memory("VmHWM") >> 20;
     println!(
         "{lines} lines without end, {} MiB sent: most resident {before} MiB before, {after} MiB after",
         bytes >> 20

@@ -135,12 +135,9 @@ fn child_that_takes_a_name() {
 #[test]
 fn who_takes_the_name_of_a_dead_agents_life_keeps_no_agent_from_its_work() {
     let (mut node, web, client, _server) = pair(&[80, 81], &[]);
-    let api = ApiServer::start(node.netns());
-    api.put_all(&node.host, &[&web, &client]);
-    api.put_web_on(80);
+    let api = ApiServer::of(&node, &[&web, &client], 80);
     let agent = node.launch_in_the_dark(&[]);
-    agent.await_ready();
-    node.adopt(agent);
+    node.adopt_ready(agent);
     node.await_metric("podgate_saved_world_up", 1.0);
     let name = life(&node);
     node.kill();
@@ -152,8 +149,7 @@ fn who_takes_the_name_of_a_dead_agents_life_keeps_no_agent_from_its_work() {
     let mut lines = BufReader::new(squatter.stdout.take().expect("piped")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("it is taken")), "the name could not be taken");
     let agent = node.launch_in_the_dark(&[]);
-    agent.await_ready();
-    node.adopt(agent);
+    node.adopt_ready(agent);
     node.expect(&[Probe::open(client.client(), web.v4(), Tcp(80)), Probe::closed(client.client(), web.v4(), Tcp(81))]);
 }
 

@@ -4,7 +4,7 @@
 use podgate_sandbox::ProbeKind::Tcp;
 use podgate_sandbox::{DENY_WAIT, PATIENCE, PodOptions, Probe};
 
-use crate::kit::{LONG, Node, deny_all, pair, policy};
+use crate::kit::{LONG, Node, client_to_web, deny_all, nobody_reaches_hosts, pair, policy, web_closed};
 
 /// shop/web, isolated, lets shop/client in at port 80 and at `more`.
 fn web_from_client(more: u16) -> String {
@@ -13,12 +13,6 @@ fn web_from_client(more: u16) -> String {
          ports: [{{port: 80}}, {{port: {more}}}]}}]}}"
     );
     policy("web", "shop", &spec)
-}
-
-fn client_to_web() -> String {
-    let to_web = "{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], \
-        egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]}";
-    policy("client", "shop", to_web)
 }
 
 #[test]
@@ -50,10 +44,7 @@ fn changes_that_take_nothing_from_a_permitted_connection_cost_it_no_packet() {
 #[test]
 fn a_forbidden_connection_older_than_the_agent_does_not_go_on_because_its_server_speaks_first() {
     let (mut node, web, client, server) = pair(&[80], &[]);
-    node.write(
-        "policy.yaml",
-        &policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}"),
-    );
+    node.write("policy.yaml", &web_closed());
     let mut connection = client.client().open(web.v6(), 80, PATIENCE).expect("open without an agent");
     // In the start-up period, where either way round is enough.
     node.start(&[]);
@@ -76,10 +67,7 @@ fn a_revoked_connection_to_its_own_node_is_not_admitted_again_by_what_the_node_s
     let to = node.host.address_towards(web.v4()).expect("one");
     let mut connection = web.client().open(to, 9100, PATIENCE).expect("permitted");
     connection.ping(PATIENCE).expect("permitted");
-    let deny = "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: hosts}\n\
-        spec: {tier: Admin, priority: 10, subject: {namespaces: {}}, \
-        egress: [{action: Deny, to: [{networks: [0.0.0.0/0, '::/0']}]}]}\n";
-    node.apply("cluster.yaml", deny);
+    node.apply("cluster.yaml", nobody_reaches_hosts());
     assert!(node.command("conntrack", &["-F"]).0);
     server.say(connection.local().expect("bound"), b"news").expect("sent");
     assert_eq!(connection.receive(LONG).expect("a node reaches its pods"), b"news", "{}", node.log());

@@ -65,13 +65,6 @@ pub(crate) fn flood(from: &Pod, protocol: &str, to: SocketAddr, packets: u32) {
     });
 }
 
-/// A line of `/proc/PID/status`, in bytes.
-fn memory(node: &Node, what: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/status", node.agent().process.id())).expect("it runs");
-    let line = text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')).expect("such a line");
-    line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") << 10
-}
-
 /// The sum of a metric's series.
 pub(crate) fn total(node: &Node, name: &str) -> f64 {
     let text = node.get("/metrics").1;
@@ -113,7 +106,7 @@ fn floods_with_forged_sources_at_open_and_closed_ports_leave_the_agent_as_it_was
     expect_well(&node, &web, &client);
     let mut connection = client.client().open(web.v4(), OPEN, PATIENCE).expect("permitted");
     connection.ping(PATIENCE).expect("permitted");
-    let (before, data) = (memory(&node, "VmRSS"), memory(&node, "VmData"));
+    let (before, data) = (node.agent().memory("VmRSS"), node.agent().memory("VmData"));
     // An allocation past the bound fails, and ends the agent.
     let (pid, limit) = (node.agent().process.id().to_string(), format!("--data={}", data + BOUND + ROOM));
     let (limited, said) = node.command("prlimit", &["--pid", &pid, &limit]);
@@ -123,7 +116,7 @@ fn floods_with_forged_sources_at_open_and_closed_ports_leave_the_agent_as_it_was
     // Each of them twice: after the first time, all that is kept for a while, or for good, is there.
     for (number, (protocol, port)) in floods.iter().chain(&floods).copied().enumerate() {
         if number == floods.len() {
-            warm = memory(&node, "VmRSS");
+            warm = node.agent().memory("VmRSS");
         }
         let begun = Instant::now();
         let told = || {
@@ -142,7 +135,7 @@ fn floods_with_forged_sources_at_open_and_closed_ports_leave_the_agent_as_it_was
             "{} {protocol} packets at {port} in {sent:?}: {judged} judged, {lost} lost in a queue, {over} over a share, \
              {} KiB resident",
             dose(),
-            memory(&node, "VmRSS") >> 10
+            node.agent().memory("VmRSS") >> 10
         );
         assert!(judged > 0.0, "nothing came up\n{}", node.log());
         if number >= floods.len() {
@@ -150,7 +143,7 @@ fn floods_with_forged_sources_at_open_and_closed_ports_leave_the_agent_as_it_was
         }
     }
     expect_well(&node, &web, &client);
-    let after = memory(&node, "VmRSS");
+    let after = node.agent().memory("VmRSS");
     println!(
         "resident before {} KiB, warm {} KiB, {since} packets later {} KiB",
         before >> 10,
@@ -259,15 +252,15 @@ fn a_full_connection_table_is_told_and_over_when_there_is_room() {
     assert!(ok, "{said}");
     assert!(node.metric(dropped) > 0.0 && node.metric("podgate_conntrack_entries") > limit / 2.0);
     // A revocation has all of them to look through.
-    let before = memory(&node, "VmRSS");
+    let before = node.agent().memory("VmRSS");
     let begun = Instant::now();
     node.apply("policy.yaml", &web_on("TCP", CLOSED));
     println!("in force among them after {:?}", begun.elapsed());
     assert!(connection.ping(DENY_WAIT).is_err(), "{}", node.log());
     node.await_metric("podgate_revoked_connections_total", 1.0);
     println!("labels in order after {:?}", begun.elapsed());
-    println!("resident before {} KiB, after {} KiB", before >> 10, memory(&node, "VmRSS") >> 10);
-    assert!(memory(&node, "VmRSS") < before + BOUND);
+    println!("resident before {} KiB, after {} KiB", before >> 10, node.agent().memory("VmRSS") >> 10);
+    assert!(node.agent().memory("VmRSS") < before + BOUND);
     node.apply("policy.yaml", &web_on("TCP", OPEN));
     expect_well(&node, &web, &client);
 }
@@ -280,8 +273,7 @@ fn a_full_disk_is_told_and_stops_no_policy_and_is_over_when_there_is_room() {
     let open = |port| api.put_web_on(port);
     open(OPEN);
     let agent = node.launch_on_a_small_disk(256, &[]);
-    agent.await_ready();
-    node.adopt(agent);
+    node.adopt_ready(agent);
     let up = "podgate_saved_world_up";
     node.await_metric(up, 1.0);
     expect_well(&node, &web, &client);
@@ -329,12 +321,9 @@ const BEYOND_MEMORY: usize = 400;
 #[test]
 fn a_disk_that_was_full_for_too_long_has_all_of_the_world_again_when_there_is_room() {
     let (mut node, web, client, _server) = pair(&[OPEN, CLOSED], &[]);
-    let api = ApiServer::start(node.netns());
-    api.put_all(&node.host, &[&web, &client]);
-    api.put_web_on(OPEN);
+    let api = ApiServer::of(&node, &[&web, &client], OPEN);
     let agent = node.launch_on_a_small_disk(80 << 10, &[]);
-    agent.await_ready();
-    node.adopt(agent);
+    node.adopt_ready(agent);
     let up = "podgate_saved_world_up";
     node.await_metric(up, 1.0);
 
@@ -374,8 +363,7 @@ fn a_disk_that_was_full_for_too_long_has_all_of_the_world_again_when_there_is_ro
         fs::copy(from, kept.join(file)).expect("copied");
     }
     let agent = node.launch_in_the_dark(&[]);
-    agent.await_ready();
-    node.adopt(agent);
+    node.adopt_ready(agent);
     assert_eq!(node.metric("podgate_namespaces"), BEYOND_MEMORY as f64 + 1.0);
     node.expect(&[
         Probe::closed(client.client(), web.v4(), Tcp(OPEN)),

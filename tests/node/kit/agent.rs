@@ -92,6 +92,13 @@ impl Agent {
         line.rsplit(' ').next()?.parse().ok()
     }
 
+    /// A line of `/proc/PID/status`, such as `VmRSS`, in bytes.
+    pub(crate) fn memory(&self, what: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')).expect("such a line");
+        line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") << 10
+    }
+
     /// How many notices the kernel could not bring to the sockets of its namespace that want one of these groups of a netlink
     /// protocol (columns 1, 3 and 8: `netlink_native_seq_show` in net/netlink/af_netlink.c).
     pub(crate) fn lost_notices(&self, protocol: u32, groups: u32) -> u64 {

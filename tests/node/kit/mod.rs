@@ -217,6 +217,12 @@ impl Node {
         self.agent.replace(agent)
     }
 
+    /// Likewise, once it is ready.
+    pub(crate) fn adopt_ready(&mut self, agent: Agent) {
+        agent.await_ready();
+        self.adopt(agent);
+    }
+
     /// The agent.
     pub(crate) fn agent(&self) -> &Agent {
         self.agent.as_ref().expect("the agent was started")
@@ -351,4 +357,23 @@ pub(crate) fn web_on(protocol: &str, port: u16) -> String {
 /// A policy that isolates every pod of a namespace in both directions and allows nothing.
 pub(crate) fn deny_all(namespace: &str) -> String {
     policy("deny-all", namespace, "{podSelector: {}, policyTypes: [Ingress, Egress]}")
+}
+
+/// Closes ingress of shop/web, and nothing else.
+pub(crate) fn web_closed() -> String {
+    policy("web", "shop", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress]}")
+}
+
+/// Isolates shop/client, which may reach shop/web and nobody else.
+pub(crate) fn client_to_web() -> String {
+    let to_web = "{podSelector: {matchLabels: {app: client}}, policyTypes: [Egress], \
+        egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}]}";
+    policy("client", "shop", to_web)
+}
+
+/// A cluster-wide policy: no pod reaches any address, not even its node's.
+pub(crate) fn nobody_reaches_hosts() -> &'static str {
+    "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: hosts}\n\
+     spec: {tier: Admin, priority: 10, subject: {namespaces: {}}, \
+     egress: [{action: Deny, to: [{networks: [0.0.0.0/0, '::/0']}]}]}\n"
 }
